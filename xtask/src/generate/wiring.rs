@@ -89,7 +89,7 @@ fn features(workspace: &Workspace) -> String {
 fn registrations(names: &[&str]) -> String {
     lines(names, |name| {
         let module = format!("{PROVIDER_PREFIX}{name}").replace('-', "_");
-        format!("#[cfg(feature = \"provider-{name}\")]\nproviders.push({module}::provider());")
+        format!("#[cfg(feature = \"provider-{name}\")]\nArc::new({module}::provider()),")
     })
 }
 
@@ -144,9 +144,9 @@ providers-sandbox = [
     }
 
     #[test]
-    fn registration_is_a_plain_call_per_feature() {
+    fn registration_is_one_guarded_call_per_feature() {
         let expected =
-            "#[cfg(feature = \"provider-acme-box\")]\nproviders.push(crabbox_provider_acme_box::provider());\n";
+            "#[cfg(feature = \"provider-acme-box\")]\nArc::new(crabbox_provider_acme_box::provider()),\n";
         assert_eq!(registrations(&["acme-box"]), expected);
     }
 }
