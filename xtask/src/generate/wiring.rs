@@ -145,8 +145,7 @@ providers-sandbox = [
 
     #[test]
     fn registration_is_one_guarded_call_per_feature() {
-        let expected =
-            "#[cfg(feature = \"provider-acme-box\")]\nArc::new(crabbox_provider_acme_box::provider()),\n";
+        let expected = "#[cfg(feature = \"provider-acme-box\")]\nArc::new(crabbox_provider_acme_box::provider()),\n";
         assert_eq!(registrations(&["acme-box"]), expected);
     }
 }
