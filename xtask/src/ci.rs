@@ -8,7 +8,7 @@ use toml_edit::Item;
 
 use crate::process::{self, say};
 use crate::workspace::Workspace;
-use crate::{docs, generate, tidy};
+use crate::{docs, generate, scaffold, tidy};
 
 /// Arguments of `cargo xtask ci`.
 #[derive(Args, Debug)]
@@ -46,11 +46,13 @@ pub enum Step {
     Generated,
     /// The binary builds with no provider, with each alone and with the default set.
     Features,
+    /// What `new-provider` writes compiles.
+    Scaffold,
     /// API documentation and links.
     Docs,
 }
 
-const ALL: [Step; 8] = [
+const ALL: [Step; 9] = [
     Step::Format,
     Step::Tidy,
     Step::Clippy,
@@ -58,6 +60,7 @@ const ALL: [Step; 8] = [
     Step::DocTests,
     Step::Generated,
     Step::Features,
+    Step::Scaffold,
     Step::Docs,
 ];
 const FAST: [Step; 4] = [Step::Format, Step::Tidy, Step::Clippy, Step::Tests];
@@ -138,6 +141,7 @@ fn perform(workspace: &Workspace, step: Step) -> Result<()> {
             generate::reference(workspace, true, false)
         }
         Step::Features => features(workspace),
+        Step::Scaffold => scaffold::check(workspace),
         Step::Docs => docs::run(workspace, false),
     }
 }

@@ -1,5 +1,7 @@
 //! `new-provider`: a crate in the shape every provider has.
 
+use std::fs;
+
 use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
 
@@ -135,6 +137,35 @@ pub fn run(workspace: &Workspace, name: &str, kind: ProviderKind) -> Result<()> 
     say(&format!(
         "created crates/providers/{name}; next: `cargo test --package {package}` lists what is still red"
     ));
+    Ok(())
+}
+
+/// Scaffolds one provider of each kind into a copy of the checkout and compiles them, tests included.
+///
+/// # Errors
+/// When the copy cannot be made or a scaffold does not compile.
+pub fn check(workspace: &Workspace) -> Result<()> {
+    let copy = workspace.root.join("target/scaffold-check");
+    if copy.exists() {
+        fs::remove_dir_all(&copy).context("cannot remove the copy of the run before")?;
+    }
+    for file in files::tracked(&workspace.root)? {
+        let to = copy.join(&file);
+        if let Some(parent) = to.parent() {
+            fs::create_dir_all(parent)?;
+        }
+        fs::copy(workspace.root.join(&file), &to).with_context(|| format!("cannot copy {}", file.display()))?;
+    }
+    let copied = Workspace::load_from(&copy)?;
+    run(&copied, "scaffold-lease", ProviderKind::SshLease)?;
+    run(
+        &Workspace::load_from(&copy)?,
+        "scaffold-run",
+        ProviderKind::DelegatedRun,
+    )?;
+    for package in ["crabbox-provider-scaffold-lease", "crabbox-provider-scaffold-run"] {
+        process::cargo(&copy, &["check", "--package", package, "--all-targets", "--quiet"])?;
+    }
     Ok(())
 }
 
