@@ -1,23 +1,13 @@
-//! The providers of this build. The lists are written by `cargo xtask gen` from the crates under `crates/providers`.
+//! The providers of this build. The list is written by `cargo xtask gen` from the crates under `crates/providers`.
 
-use std::sync::Arc;
+use crabbox_engine::Registry;
 
-use crabbox_core::Provider;
-
-/// Names of every provider that this source tree can build, whether or not this build holds it.
-pub const KNOWN: &[&str] = &[
-    // <generated: provider names>
-    "local",
+/// Every provider of this build, in alphabetical order, with the embedded default.
+pub fn registry() -> Registry {
+    let registry = Registry::new();
+    // <generated: provider registration>
+    #[cfg(feature = "provider-local")]
+    let registry = registry.with(crabbox_provider_local::provider());
     // </generated>
-];
-
-/// Every provider of this build, in alphabetical order.
-pub fn compiled() -> Vec<Arc<dyn Provider>> {
-    let providers: &[Arc<dyn Provider>] = &[
-        // <generated: provider registration>
-        #[cfg(feature = "provider-local")]
-        Arc::new(crabbox_provider_local::provider()),
-        // </generated>
-    ];
-    providers.to_vec()
+    registry.with_fallback("local")
 }

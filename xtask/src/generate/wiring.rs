@@ -47,7 +47,6 @@ pub fn run(workspace: &Workspace, check: bool) -> Result<()> {
         },
         &registrations(&names),
     )?;
-    generated.region(&registration, &Region { name: "provider names" }, &known(&names))?;
     generated.finish(root, CURE)
 }
 
@@ -89,12 +88,8 @@ fn features(workspace: &Workspace) -> String {
 fn registrations(names: &[&str]) -> String {
     lines(names, |name| {
         let module = format!("{PROVIDER_PREFIX}{name}").replace('-', "_");
-        format!("#[cfg(feature = \"provider-{name}\")]\nArc::new({module}::provider()),")
+        format!("#[cfg(feature = \"provider-{name}\")]\nlet registry = registry.with({module}::provider());")
     })
-}
-
-fn known(names: &[&str]) -> String {
-    lines(names, |name| format!("\"{name}\","))
 }
 
 fn lines(names: &[&str], line: impl Fn(&str) -> String) -> String {
@@ -145,7 +140,7 @@ providers-sandbox = [
 
     #[test]
     fn registration_is_one_guarded_call_per_feature() {
-        let expected = "#[cfg(feature = \"provider-acme-box\")]\nArc::new(crabbox_provider_acme_box::provider()),\n";
+        let expected = "#[cfg(feature = \"provider-acme-box\")]\nlet registry = registry.with(crabbox_provider_acme_box::provider());\n";
         assert_eq!(registrations(&["acme-box"]), expected);
     }
 }

@@ -26,7 +26,19 @@ const ARROWS: [(&str, &[&str]); 14] = [
         ],
     ),
     ("crabbox-provider-kit", &["crabbox-core", "crabbox-derive"]),
-    ("crabbox-testkit", &["crabbox-core", "crabbox-provider-kit"]),
+    (
+        "crabbox-testkit",
+        &[
+            "crabbox-core",
+            "crabbox-config",
+            "crabbox-state",
+            "crabbox-sync",
+            "crabbox-evidence",
+            "crabbox-engine",
+            "crabbox-provider-kit",
+            "crabbox-provider-local",
+        ],
+    ),
     ("crabbox-broker-api", &["crabbox-core"]),
     ("crabbox-coordinator", &["crabbox-core", "crabbox-broker-api"]),
     (
@@ -39,6 +51,7 @@ const ARROWS: [(&str, &[&str]); 14] = [
             "crabbox-ssh",
             "crabbox-evidence",
             "crabbox-engine",
+            "crabbox-provider-kit",
             "crabbox-broker-api",
         ],
     ),

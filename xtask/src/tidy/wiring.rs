@@ -1,6 +1,6 @@
 //! Rules that tie crates to the rest: provider pages and features, workflows that only call ours.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
@@ -13,6 +13,10 @@ const WORKFLOW_COMMANDS: [&str; 2] = ["./scripts/", "cargo xtask "];
 
 pub(super) fn check(workspace: &Workspace, tracked: &[PathBuf], report: &mut Report) -> Result<()> {
     providers(workspace, report);
+    let page = "docs/compatibility.md";
+    if let Ok(text) = files::read(&workspace.root.join(page)) {
+        promises(page, &text, &workspace.root, report);
+    }
     for path in tracked {
         let name = path.to_string_lossy().replace('\\', "/");
         if name.starts_with(".github/workflows/") {
@@ -61,6 +65,39 @@ fn providers(workspace: &Workspace, report: &mut Report) {
     }
 }
 
+/// Every row of the table with a `Proven by` column names tests as `` `path/to/file.rs::test_name` ``, and they exist.
+fn promises(name: &str, text: &str, root: &Path, report: &mut Report) {
+    let mut in_table = false;
+    for (index, line) in text.lines().enumerate() {
+        let cells: Vec<&str> = line.trim_matches('|').split('|').collect();
+        let last = cells.last().copied().unwrap_or_default().trim();
+        if last == "Proven by" {
+            in_table = true;
+        } else if !line.starts_with('|') {
+            in_table = false;
+        } else if in_table && !last.starts_with("---") {
+            let place = format!("{name}:{}", index + 1);
+            let mut proofs = last.split('`').filter(|part| part.contains("::")).peekable();
+            if proofs.peek().is_none() {
+                report.errors.push(Finding::new(
+                    &place,
+                    "a promise nothing proves: name a test, or remove the row",
+                ));
+            }
+            for proof in proofs {
+                let Some((file, test)) = proof.split_once("::") else {
+                    continue;
+                };
+                if !files::read(&root.join(file)).is_ok_and(|source| source.contains(&format!("fn {test}("))) {
+                    report
+                        .errors
+                        .push(Finding::new(&place, format!("no such test: `{proof}`")));
+                }
+            }
+        }
+    }
+}
+
 fn workflow(name: &str, text: &str, report: &mut Report) {
     for (index, line) in text.lines().enumerate() {
         let Some(command) = line.trim_start().trim_start_matches("- ").strip_prefix("run:") else {
@@ -80,7 +117,25 @@ fn workflow(name: &str, text: &str, report: &mut Report) {
 
 #[cfg(test)]
 mod tests {
-    use super::{Report, workflow};
+    use super::{Report, promises, workflow};
+    use crate::files;
+
+    #[test]
+    fn a_promise_needs_a_test_that_exists() {
+        let root = tempfile::tempdir().unwrap();
+        files::write(&root.path().join("a.rs"), "#[test]\nfn holds() {}\n").unwrap();
+        let table = "| What | Proven by |\n|---|---|\n| a | `a.rs::holds` |\n| b | |\n| c | `a.rs::gone` |\n\n| x | y |\n|---|---|\n| z | |\n";
+        let mut report = Report::default();
+        promises("p.md", table, root.path(), &mut report);
+        let found: Vec<String> = report.errors.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            found,
+            [
+                "p.md:4: a promise nothing proves: name a test, or remove the row",
+                "p.md:5: no such test: `a.rs::gone`"
+            ]
+        );
+    }
 
     #[test]
     fn a_workflow_may_only_call_our_own_commands() {
