@@ -177,3 +177,30 @@ fn features(workspace: &Workspace) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::{CiArguments, FAST, Step, chosen};
+
+    #[derive(Parser)]
+    struct Arguments {
+        #[command(flatten)]
+        ci: CiArguments,
+    }
+
+    fn steps(arguments: &[&str]) -> Vec<Step> {
+        chosen(&Arguments::try_parse_from([&["ci"], arguments].concat()).unwrap().ci)
+    }
+
+    #[test]
+    fn steps_are_chosen_by_name_and_left_out_by_name() {
+        assert_eq!(steps(&["--fast"]), FAST);
+        assert_eq!(steps(&["--only", "docs", "tidy"]), [Step::Docs, Step::Tidy]);
+        assert!(steps(&["--skip", "tests"]).contains(&Step::Docs));
+        assert!(!steps(&["--skip", "tests"]).contains(&Step::Tests));
+        assert!(!steps(&[]).contains(&Step::Check));
+        assert!(Arguments::try_parse_from(["ci", "--fast", "--only", "docs"]).is_err());
+    }
+}

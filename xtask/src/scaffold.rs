@@ -171,7 +171,21 @@ pub fn check(workspace: &Workspace) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::Names;
+    use super::{COMMON, DELEGATED_RUN, Names, PAGE, SSH_LEASE};
+
+    #[test]
+    fn every_placeholder_of_every_template_is_known() {
+        let names = Names::parse("acme-box").unwrap();
+        for (file, template) in COMMON
+            .iter()
+            .chain(&SSH_LEASE)
+            .chain(&DELEGATED_RUN)
+            .chain(&[("page", PAGE)])
+        {
+            assert!(!template.is_empty(), "{file}");
+            assert!(!names.fill(template).contains("{{"), "{file}");
+        }
+    }
 
     #[test]
     fn one_name_gives_all_others() {

@@ -1,8 +1,12 @@
 //! Rules about manifests: which way arrows point, and that nothing is declared twice.
 
-use toml_edit::Item;
+use std::collections::BTreeSet;
+
+use anyhow::{Context as _, Result};
+use toml_edit::{DocumentMut, Item};
 
 use super::{Finding, Report};
+use crate::files;
 use crate::workspace::{Dependency, Member, PROVIDER_PREFIX, Workspace};
 
 /// What each crate may depend on among ours, in every table. Arrows point from the command line down to the contract.
@@ -82,6 +86,30 @@ pub(super) fn check(workspace: &Workspace, report: &mut Report) {
             arrow(member, &dependency, allowed, report);
         }
     }
+}
+
+/// Every version that the root manifest names is used by a member.
+pub(super) fn check_versions(workspace: &Workspace, report: &mut Report) -> Result<()> {
+    let path = workspace.root.join("Cargo.toml");
+    let manifest: DocumentMut = files::read(&path)?.parse().context("cannot parse the root manifest")?;
+    let members = workspace.members.iter();
+    let used: BTreeSet<&str> = members
+        .flat_map(Member::dependencies)
+        .map(|dependency| dependency.name)
+        .collect();
+    let declared = manifest
+        .get("workspace")
+        .and_then(|table| table.get("dependencies"))
+        .and_then(Item::as_table_like);
+    for (name, _) in declared.into_iter().flat_map(|table| table.iter()) {
+        if !used.contains(name) {
+            report.errors.push(Finding::new(
+                "Cargo.toml",
+                format!("no member uses the dependency `{name}`"),
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn arrows(member: &Member) -> Option<&'static [&'static str]> {

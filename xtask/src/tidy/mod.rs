@@ -54,6 +54,7 @@ pub fn check(workspace: &Workspace) -> Result<Report> {
     let tracked = files::tracked(&workspace.root)?;
     text::check(workspace, &tracked, &mut report)?;
     manifests::check(workspace, &mut report);
+    manifests::check_versions(workspace, &mut report)?;
     wiring::check(workspace, &tracked, &mut report)?;
     if let Err(error) = generate::wiring::run(workspace, true) {
         report
