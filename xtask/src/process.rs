@@ -1,7 +1,7 @@
 //! Child processes and console output of the developer commands.
 
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
@@ -56,6 +56,18 @@ pub fn run(mut command: Command) -> Result<()> {
         bail!("`{text}` ended with {status}");
     }
     Ok(())
+}
+
+/// Cargo's target directory: two levels above this program, wherever it was configured to be.
+///
+/// # Errors
+/// When this program was moved out of it.
+pub fn target_directory() -> Result<PathBuf> {
+    let program = std::env::current_exe().context("cannot find this program")?;
+    let directory = program.parent().and_then(Path::parent);
+    directory
+        .map(PathBuf::from)
+        .context("this program is not inside a target directory")
 }
 
 /// Whether `program` starts and exits with 0 when given `argument`.

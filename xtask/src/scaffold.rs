@@ -163,8 +163,21 @@ pub fn check(workspace: &Workspace) -> Result<()> {
         "scaffold-run",
         ProviderKind::DelegatedRun,
     )?;
+    // Sharing the target directory shares every compiled dependency; only the copies of our own crates are built again.
+    let target = process::target_directory()?.display().to_string();
     for package in ["crabbox-provider-scaffold-lease", "crabbox-provider-scaffold-run"] {
-        process::cargo(&copy, &["check", "--package", package, "--all-targets", "--quiet"])?;
+        process::cargo(
+            &copy,
+            &[
+                "check",
+                "--package",
+                package,
+                "--all-targets",
+                "--quiet",
+                "--target-dir",
+                &target,
+            ],
+        )?;
     }
     Ok(())
 }

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use xtask::files::{self, Region};
-use xtask::process::say;
+use xtask::process::{self, say};
 use xtask::workspace::Workspace;
 
 use scenarios::SCENARIOS;
@@ -63,7 +63,7 @@ pub(crate) fn run(workspace: &Workspace, arguments: &BenchArguments) -> Result<(
     {
         bail!("no such benchmark; `cargo xtask bench --list` names them: `{name}`");
     }
-    let directory = target_directory()?;
+    let directory = process::target_directory()?;
     let base = directory.join("bench");
     let bench = Bench {
         crabbox: directory.join("release/crabbox"),
@@ -107,13 +107,4 @@ pub(crate) fn run(workspace: &Workspace, arguments: &BenchArguments) -> Result<(
         bail!("{} figures miss their target", missed.len());
     }
     Ok(())
-}
-
-/// Cargo's target directory: two levels above this program, wherever it was configured to be.
-fn target_directory() -> Result<PathBuf> {
-    let program = std::env::current_exe().context("cannot find this program")?;
-    let directory = program.parent().and_then(std::path::Path::parent);
-    directory
-        .map(PathBuf::from)
-        .context("this program is not inside a target directory")
 }
