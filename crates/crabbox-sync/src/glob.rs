@@ -33,7 +33,9 @@ const REPLACEMENT: u32 = 0xFFFD;
 impl Glob {
     /// Compiles a pattern. A malformed one is accepted and matches nothing.
     pub fn new(pattern: &[u8]) -> Self {
-        Self { chunks: compile(pattern) }
+        Self {
+            chunks: compile(pattern),
+        }
     }
 
     /// Whether the pattern is well formed.
@@ -43,7 +45,9 @@ impl Glob {
 
     /// Whether the whole name matches.
     pub fn matches(&self, name: &[u8]) -> bool {
-        self.chunks.as_deref().is_some_and(|chunks| matches_chunks(chunks, name))
+        self.chunks
+            .as_deref()
+            .is_some_and(|chunks| matches_chunks(chunks, name))
     }
 }
 
@@ -131,7 +135,10 @@ fn compile(pattern: &[u8]) -> Option<Vec<Chunk>> {
     let mut chunks = Vec::new();
     let mut rest = pattern;
     while !rest.is_empty() {
-        let mut chunk = Chunk { star: false, tokens: Vec::new() };
+        let mut chunk = Chunk {
+            star: false,
+            tokens: Vec::new(),
+        };
         while let Some(after) = rest.strip_prefix(b"*") {
             chunk.star = true;
             rest = after;

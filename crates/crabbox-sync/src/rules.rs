@@ -49,8 +49,13 @@ pub const BUILT_IN_EXCLUDES: &[&str] = &[
 ];
 
 /// Excludes that nothing can re-include. They hold what other runs left behind and match without regard to case.
-pub const PROTECTED_EXCLUDES: &[&str] =
-    &[".crabbox/env", ".crabbox/scripts", ".crabbox/logs", ".crabbox/captures", ".crabbox/runs"];
+pub const PROTECTED_EXCLUDES: &[&str] = &[
+    ".crabbox/env",
+    ".crabbox/scripts",
+    ".crabbox/logs",
+    ".crabbox/captures",
+    ".crabbox/runs",
+];
 
 /// Built-in excludes whose names projects also use for sources. They do not exclude tracked regular files.
 const AMBIGUOUS: &[&str] = &[
@@ -168,7 +173,10 @@ impl Rules {
             let text = text.as_ref().trim().trim_matches('/');
             if !text.is_empty() {
                 let glob = has_meta(text.as_bytes()).then(|| Glob::new(text.as_bytes()));
-                rules.includes.push(Include { text: text.as_bytes().to_vec(), glob });
+                rules.includes.push(Include {
+                    text: text.as_bytes().to_vec(),
+                    glob,
+                });
             }
         }
         rules
@@ -189,21 +197,34 @@ impl Rules {
                     .with_hint("make the file readable UTF-8 text, or remove it"));
             }
         };
-        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+        let lines = text
+            .lines()
+            .map(str::trim)
+            .filter(|line| !line.is_empty() && !line.starts_with('#'));
         Ok(Self::new(excludes.iter().map(String::as_str).chain(lines), includes))
     }
 
     fn add(&mut self, text: &str, origin: RuleOrigin) {
         let (negated, pattern) = match text.strip_prefix('!') {
             Some(rest) => (true, rest),
-            None => (false, text.strip_prefix('\\').filter(|rest| rest.starts_with('!')).unwrap_or(text)),
+            None => (
+                false,
+                text.strip_prefix('\\')
+                    .filter(|rest| rest.starts_with('!'))
+                    .unwrap_or(text),
+            ),
         };
         let pattern = pattern.trim_matches('/').as_bytes();
         if pattern.is_empty() {
             return;
         }
         let ambiguous = origin == RuleOrigin::BuiltIn && AMBIGUOUS.contains(&text);
-        self.rules.push(Rule { text: text.to_owned(), origin, negated, ambiguous });
+        self.rules.push(Rule {
+            text: text.to_owned(),
+            origin,
+            negated,
+            ambiguous,
+        });
         let place = u32::try_from(self.rules.len()).unwrap_or(u32::MAX);
         if origin == RuleOrigin::Protected {
             return;
@@ -214,7 +235,12 @@ impl Rules {
         let with_slash = pattern.contains(&b'/');
         if has_meta(pattern) {
             let glob = Glob::new(pattern);
-            if with_slash { &mut self.path_globs } else { &mut self.name_globs }.push((glob, place));
+            if with_slash {
+                &mut self.path_globs
+            } else {
+                &mut self.name_globs
+            }
+            .push((glob, place));
         }
         // A pattern with metacharacters also matches what is spelled the same.
         let literal = if with_slash { &mut self.paths } else { &mut self.names };
@@ -242,7 +268,10 @@ impl Rules {
 
     /// What the rules say of the root.
     pub fn root(&self) -> Standing {
-        Standing { included: self.includes.is_empty(), ..Standing::default() }
+        Standing {
+            included: self.includes.is_empty(),
+            ..Standing::default()
+        }
     }
 
     /// What the rules say of a directory in a directory that stands at `parent`. `path` is from the root, without a
@@ -315,7 +344,11 @@ impl Rules {
         }
         for (glob, place) in &self.name_globs {
             if *place > standing.firm && glob.matches(name) {
-                let firm = if self.rules[*place as usize - 1].ambiguous { 0 } else { *place };
+                let firm = if self.rules[*place as usize - 1].ambiguous {
+                    0
+                } else {
+                    *place
+                };
                 standing.all = standing.all.max(*place);
                 standing.firm = standing.firm.max(firm);
             }
@@ -323,7 +356,11 @@ impl Rules {
         for (glob, place) in &self.path_globs {
             // A slash may stand in a class only, so that even such a pattern can match the base name of a file.
             if *place > standing.firm && (glob.matches(path) || (!directory && glob.matches(name))) {
-                let firm = if self.rules[*place as usize - 1].ambiguous { 0 } else { *place };
+                let firm = if self.rules[*place as usize - 1].ambiguous {
+                    0
+                } else {
+                    *place
+                };
                 standing.all = standing.all.max(*place);
                 standing.firm = standing.firm.max(firm);
             }
@@ -363,7 +400,10 @@ pub fn is_protected(path: &[u8]) -> bool {
 
 /// Whether a path is relative and has neither empty, `.` nor `..` components.
 pub fn is_safe_path(path: &[u8]) -> bool {
-    !path.contains(&0) && path.split(|byte| *byte == b'/').all(|part| !matches!(part, b"" | b"." | b".."))
+    !path.contains(&0)
+        && path
+            .split(|byte| *byte == b'/')
+            .all(|part| !matches!(part, b"" | b"." | b".."))
 }
 
 #[cfg(test)]
@@ -379,10 +419,24 @@ mod tests {
 
     #[test]
     fn built_ins_apply_at_any_depth() {
-        for path in ["node_modules/a", "a/node_modules/b/c", "._x", "a/._b", "x/target/y", "apps/web/.build/z", ".git"] {
+        for path in [
+            "node_modules/a",
+            "a/node_modules/b/c",
+            "._x",
+            "a/._b",
+            "x/target/y",
+            "apps/web/.build/z",
+            ".git",
+        ] {
             assert!(!travels(&[], &[], path), "{path}");
         }
-        for path in ["src/main.rs", "apps/web/build", "yarn/cache", "node_modules2/a", "a/.yarn/cache/x"] {
+        for path in [
+            "src/main.rs",
+            "apps/web/build",
+            "yarn/cache",
+            "node_modules2/a",
+            "a/.yarn/cache/x",
+        ] {
             assert!(travels(&[], &[], path), "{path}");
         }
     }
@@ -411,7 +465,9 @@ mod tests {
     #[test]
     fn ambiguous_built_ins_spare_tracked_regular_files() {
         let rules = Rules::new([""; 0], [""; 0]);
-        let Verdict::Protected(index) = rules.judge_path(b"web/dist/app.js", true) else { panic!("not protected") };
+        let Verdict::Protected(index) = rules.judge_path(b"web/dist/app.js", true) else {
+            panic!("not protected")
+        };
         assert_eq!(rules.text(index), "dist");
         assert_eq!(rules.judge_path(b"web/dist/app.js", false), Verdict::Stays);
         assert_eq!(rules.judge_path(b"node_modules/dist/app.js", true), Verdict::Stays);
@@ -440,7 +496,11 @@ mod tests {
     /// The rules as they are written down, without any of the shortcuts.
     fn plainly_excluded(excludes: &[String], path: &str) -> bool {
         let mut excluded = false;
-        for text in BUILT_IN_EXCLUDES.iter().copied().chain(excludes.iter().map(String::as_str)) {
+        for text in BUILT_IN_EXCLUDES
+            .iter()
+            .copied()
+            .chain(excludes.iter().map(String::as_str))
+        {
             let (negated, pattern) = text.strip_prefix('!').map_or((false, text), |rest| (true, rest));
             let pattern = pattern.trim_matches('/');
             if pattern.is_empty() {
@@ -452,7 +512,9 @@ mod tests {
             let matched = path == pattern
                 || path.starts_with(&format!("{pattern}/"))
                 || (!pattern.contains('/')
-                    && path.split('/').any(|part| part == pattern || glob.matches(part.as_bytes())))
+                    && path
+                        .split('/')
+                        .any(|part| part == pattern || glob.matches(part.as_bytes())))
                 || glob.matches(base.as_bytes())
                 || glob.matches(path.as_bytes())
                 || prefixes.into_iter().any(|prefix| glob.matches(prefix.as_bytes()));

@@ -1,0 +1,36 @@
+//! Paths as bytes with `/` between their parts, whatever the machine calls them.
+
+use std::borrow::Cow;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+/// Full path of a path from the root.
+pub(crate) fn full_path(root: &Path, path: &[u8]) -> PathBuf {
+    root.join(to_path(path))
+}
+
+/// A path from bytes.
+#[cfg(unix)]
+pub(crate) fn to_path(path: &[u8]) -> Cow<'_, Path> {
+    use std::os::unix::ffi::OsStrExt as _;
+    Cow::Borrowed(Path::new(OsStr::from_bytes(path)))
+}
+
+/// A path from bytes. Names here are Unicode, so other bytes cannot name anything.
+#[cfg(not(unix))]
+pub(crate) fn to_path(path: &[u8]) -> Cow<'_, Path> {
+    Cow::Owned(PathBuf::from(String::from_utf8_lossy(path).into_owned()))
+}
+
+/// The bytes of a name or of a link's text.
+#[cfg(unix)]
+pub(crate) fn to_bytes(name: &OsStr) -> Cow<'_, [u8]> {
+    use std::os::unix::ffi::OsStrExt as _;
+    Cow::Borrowed(name.as_bytes())
+}
+
+/// The bytes of a name or of a link's text.
+#[cfg(not(unix))]
+pub(crate) fn to_bytes(name: &OsStr) -> Cow<'_, [u8]> {
+    Cow::Owned(name.to_string_lossy().replace('\\', "/").into_bytes())
+}
