@@ -66,7 +66,11 @@ impl Dirs {
     /// working directories.
     pub fn for_platform(platform: Platform, environment: impl Fn(&str) -> Option<OsString>) -> Result<Self> {
         let find = |name: &str| directory(name, &environment);
-        let home = find(if platform == Platform::Windows { "UserProfile" } else { "HOME" })?;
+        let home = find(if platform == Platform::Windows {
+            "UserProfile"
+        } else {
+            "HOME"
+        })?;
         let under_home = |relative: &str| match &home {
             Some(home) => Ok(home.join(relative)),
             None => Err(Error::usage("home directory unknown: `HOME`").with_hint("set HOME to your home directory")),
@@ -79,7 +83,10 @@ impl Dirs {
         };
         let (config, cache) = match platform {
             Platform::Windows => (needed("AppData")?, needed("LocalAppData")?),
-            Platform::MacOs => (under_home("Library/Application Support")?, under_home("Library/Caches")?),
+            Platform::MacOs => (
+                under_home("Library/Application Support")?,
+                under_home("Library/Caches")?,
+            ),
             Platform::Unix => {
                 let config = find("XDG_CONFIG_HOME")?.map_or_else(|| under_home(".config"), Ok)?;
                 let cache = find("XDG_CACHE_HOME")?.map_or_else(|| under_home(".cache"), Ok)?;
@@ -89,9 +96,20 @@ impl Dirs {
         let config = config.join("crabbox");
         let state = find("XDG_STATE_HOME")?.map_or_else(|| config.join("state"), |base| base.join("crabbox"));
         // A relative TMPDIR is the business of whoever uses it; it just cannot be a boundary of trust.
-        let temporary = environment("TMPDIR").map(PathBuf::from).filter(|path| path.is_absolute());
-        let trusted = home.into_iter().chain(temporary).chain([PathBuf::from("/tmp")]).collect();
-        Ok(Self { config, state, cache: cache.join("crabbox"), trusted })
+        let temporary = environment("TMPDIR")
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute());
+        let trusted = home
+            .into_iter()
+            .chain(temporary)
+            .chain([PathBuf::from("/tmp")])
+            .collect();
+        Ok(Self {
+            config,
+            state,
+            cache: cache.join("crabbox"),
+            trusted,
+        })
     }
 
     /// Places everything below one directory: `config`, `state` and `cache`. For tests and embedding.
@@ -110,12 +128,16 @@ impl Dirs {
     /// # Errors
     /// `Usage` when a directory cannot be written, `Other` for other failures of the disk.
     pub fn create(&self, disk: &Disk) -> Result<()> {
-        [&self.config, &self.state, &self.cache].into_iter().try_for_each(|path| disk.create_directory(path))
+        [&self.config, &self.state, &self.cache]
+            .into_iter()
+            .try_for_each(|path| disk.create_directory(path))
     }
 }
 
 fn directory(name: &str, environment: &impl Fn(&str) -> Option<OsString>) -> Result<Option<PathBuf>> {
-    let Some(value) = environment(name).filter(|value| !value.is_empty()) else { return Ok(None) };
+    let Some(value) = environment(name).filter(|value| !value.is_empty()) else {
+        return Ok(None);
+    };
     let path = PathBuf::from(value);
     // The rules of another platform are only ever tried in tests, where its absolute paths would not look absolute.
     let absolute = path.is_absolute() || path.to_string_lossy().get(1..3) == Some(":\\");
@@ -133,7 +155,10 @@ mod tests {
 
     fn resolve(platform: Platform, variables: &[(&str, &str)]) -> Result<Dirs> {
         Dirs::for_platform(platform, |name| {
-            variables.iter().find(|(key, _)| *key == name).map(|(_, value)| OsString::from(value))
+            variables
+                .iter()
+                .find(|(key, _)| *key == name)
+                .map(|(_, value)| OsString::from(value))
         })
     }
 
@@ -143,7 +168,11 @@ mod tests {
         assert_eq!(dirs.config, Path::new("/home/ada/.config/crabbox"));
         assert_eq!(dirs.state, Path::new("/home/ada/.config/crabbox/state"));
         assert_eq!(dirs.cache, Path::new("/home/ada/.cache/crabbox"));
-        let dirs = resolve(Platform::MacOs, &[("HOME", "/Users/ada"), ("XDG_CONFIG_HOME", "/ignored")]).unwrap();
+        let dirs = resolve(
+            Platform::MacOs,
+            &[("HOME", "/Users/ada"), ("XDG_CONFIG_HOME", "/ignored")],
+        )
+        .unwrap();
         assert_eq!(dirs.config, Path::new("/Users/ada/Library/Application Support/crabbox"));
         assert_eq!(dirs.cache, Path::new("/Users/ada/Library/Caches/crabbox"));
     }
@@ -154,21 +183,39 @@ mod tests {
             let dirs = resolve(platform, &[("HOME", "/h"), ("XDG_STATE_HOME", "/s")]).unwrap();
             assert_eq!(dirs.state, Path::new("/s/crabbox"));
         }
-        let variables =
-            [("AppData", "C:\\Roaming"), ("LocalAppData", "C:\\Local"), ("XDG_STATE_HOME", "/s"), ("HOME", "ignored")];
-        assert_eq!(resolve(Platform::Windows, &variables).unwrap().state, Path::new("/s/crabbox"));
+        let variables = [
+            ("AppData", "C:\\Roaming"),
+            ("LocalAppData", "C:\\Local"),
+            ("XDG_STATE_HOME", "/s"),
+            ("HOME", "ignored"),
+        ];
+        assert_eq!(
+            resolve(Platform::Windows, &variables).unwrap().state,
+            Path::new("/s/crabbox")
+        );
     }
 
     #[test]
     fn home_is_not_needed_when_all_is_named() {
-        let variables = [("XDG_CONFIG_HOME", "/c"), ("XDG_STATE_HOME", "/s"), ("XDG_CACHE_HOME", "/k"), ("HOME", "")];
-        assert_eq!(resolve(Platform::Unix, &variables).unwrap().config, Path::new("/c/crabbox"));
+        let variables = [
+            ("XDG_CONFIG_HOME", "/c"),
+            ("XDG_STATE_HOME", "/s"),
+            ("XDG_CACHE_HOME", "/k"),
+            ("HOME", ""),
+        ];
+        assert_eq!(
+            resolve(Platform::Unix, &variables).unwrap().config,
+            Path::new("/c/crabbox")
+        );
     }
 
     #[test]
     fn relative_and_missing_directories_are_refused_with_a_cure() {
         for (variables, message) in [
-            (vec![("HOME", "/h"), ("XDG_STATE_HOME", "state")], "XDG_STATE_HOME is a relative path: `state`"),
+            (
+                vec![("HOME", "/h"), ("XDG_STATE_HOME", "state")],
+                "XDG_STATE_HOME is a relative path: `state`",
+            ),
             (vec![("HOME", "home")], "HOME is a relative path: `home`"),
             (vec![], "home directory unknown: `HOME`"),
         ] {

@@ -65,13 +65,19 @@ impl Disk {
     /// whose subject does not survive that either.
     #[must_use]
     pub fn unsynced(&self) -> Self {
-        Self { unsynced: true, ..self.clone() }
+        Self {
+            unsynced: true,
+            ..self.clone()
+        }
     }
 
     /// Calls a hook before each effect. Its error stands for the failure of that effect; it may also end the process.
     #[must_use]
     pub fn observed(&self, hook: impl Fn(Step, &Path) -> io::Result<()> + Send + Sync + 'static) -> Self {
-        Self { hook: Some(Arc::new(hook)), ..self.clone() }
+        Self {
+            hook: Some(Arc::new(hook)),
+            ..self.clone()
+        }
     }
 
     /// Tells the hook what is about to happen.
@@ -84,7 +90,8 @@ impl Disk {
     /// # Errors
     /// `Usage` when a parent is not a directory or not writable, `Other` when the disk is full or fails.
     pub fn create_directory(&self, path: &Path) -> Result<()> {
-        self.try_create_directory(path).map_err(|cause| io_error("create directory", path, cause))
+        self.try_create_directory(path)
+            .map_err(|cause| io_error("create directory", path, cause))
     }
 
     fn try_create_directory(&self, path: &Path) -> io::Result<()> {
@@ -111,7 +118,8 @@ impl Disk {
     /// unless only the flush of the directory failed, in which case either content may be found after a loss of power.
     pub fn replace(&self, path: &Path, content: &[u8]) -> Result<()> {
         self.create_parent(path)?;
-        self.try_replace(path, content).map_err(|cause| io_error("write", path, cause))
+        self.try_replace(path, content)
+            .map_err(|cause| io_error("write", path, cause))
     }
 
     fn try_replace(&self, path: &Path, content: &[u8]) -> io::Result<()> {
@@ -127,7 +135,8 @@ impl Disk {
     /// As [`Disk::replace`].
     pub fn create(&self, path: &Path, content: &[u8]) -> Result<bool> {
         self.create_parent(path)?;
-        self.try_create(path, content).map_err(|cause| io_error("create", path, cause))
+        self.try_create(path, content)
+            .map_err(|cause| io_error("create", path, cause))
     }
 
     fn try_create(&self, path: &Path, content: &[u8]) -> io::Result<bool> {
@@ -145,11 +154,13 @@ impl Disk {
     /// # Errors
     /// `Usage` when the directory is not writable, `Other` when the disk fails.
     pub fn remove(&self, path: &Path) -> Result<bool> {
-        let removed = self.before(Step::Remove, path).and_then(|()| match fs::remove_file(path) {
-            Ok(()) => self.sync_directory(parent_of(path)).map(|()| true),
-            Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(false),
-            Err(cause) => Err(cause),
-        });
+        let removed = self
+            .before(Step::Remove, path)
+            .and_then(|()| match fs::remove_file(path) {
+                Ok(()) => self.sync_directory(parent_of(path)).map(|()| true),
+                Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(false),
+                Err(cause) => Err(cause),
+            });
         removed.map_err(|cause| io_error("remove", path, cause))
     }
 
@@ -160,7 +171,8 @@ impl Disk {
     /// # Errors
     /// As [`Disk::remove`].
     pub fn remove_directory(&self, path: &Path) -> Result<bool> {
-        self.try_remove_directory(path).map_err(|cause| io_error("remove directory", path, cause))
+        self.try_remove_directory(path)
+            .map_err(|cause| io_error("remove directory", path, cause))
     }
 
     fn try_remove_directory(&self, path: &Path) -> io::Result<bool> {
@@ -171,10 +183,14 @@ impl Disk {
             Ok(_) => {}
         }
         let parent = parent_of(path);
-        let prefix = hidden_prefix(path, "removed");
-        let grave = Builder::new().prefix(&prefix).tempdir_in(parent)?;
+        self.before(Step::CreateDirectory, path)?;
+        let grave = hidden_directory(path, "removed")?;
         self.before(Step::Rename, path)?;
-        fs::rename(path, grave.path().join("content"))?;
+        match fs::rename(path, grave.path().join("content")) {
+            // Another process removes it too, and was faster.
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(false),
+            result => result?,
+        }
         self.sync_directory(parent)?;
         self.before(Step::Remove, path)?;
         grave.close()?;
@@ -190,22 +206,22 @@ impl Disk {
             .and_then(|()| rename_exclusive(from, to))
             .and_then(|()| self.sync_directory(parent_of(to)))
             .and_then(|()| {
-                if parent_of(from) == parent_of(to) { Ok(()) } else { self.sync_directory(parent_of(from)) }
+                if parent_of(from) == parent_of(to) {
+                    Ok(())
+                } else {
+                    self.sync_directory(parent_of(from))
+                }
             })
             .map_err(|cause| io_error("move to", to, cause))
     }
 
     /// Publishes a directory under its final name as one step: it is filled while it is hidden. `false` when something
     /// of that name exists already.
-    pub(crate) fn publish_directory(
-        &self,
-        path: &Path,
-        fill: impl FnOnce(&Self, &Path) -> Result<()>,
-    ) -> Result<bool> {
+    pub(crate) fn publish_directory(&self, path: &Path, fill: impl FnOnce(&Self, &Path) -> Result<()>) -> Result<bool> {
         self.create_parent(path)?;
         let fail = |cause| io_error("create directory", path, cause);
         self.before(Step::CreateDirectory, path).map_err(fail)?;
-        let hidden = Builder::new().prefix(&hidden_prefix(path, "tmp")).tempdir_in(parent_of(path)).map_err(fail)?;
+        let hidden = hidden_directory(path, "tmp").map_err(fail)?;
         fill(self, hidden.path())?;
         self.before(Step::Publish, path).map_err(fail)?;
         match rename_exclusive(hidden.path(), path) {
@@ -216,7 +232,10 @@ impl Disk {
                 Ok(true)
             }
             Err(cause)
-                if matches!(cause.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::DirectoryNotEmpty) =>
+                if matches!(
+                    cause.kind(),
+                    io::ErrorKind::AlreadyExists | io::ErrorKind::DirectoryNotEmpty
+                ) =>
             {
                 Ok(false)
             }
@@ -231,7 +250,9 @@ impl Disk {
     fn temporary(&self, path: &Path, content: &[u8]) -> io::Result<NamedTempFile> {
         self.before(Step::CreateTemporary, path)?;
         // The builder creates exclusively with mode 0600 and removes the file unless it is persisted.
-        let mut file = Builder::new().prefix(&hidden_prefix(path, "tmp")).tempfile_in(parent_of(path))?;
+        let mut file = Builder::new()
+            .prefix(&hidden_prefix(path, "tmp"))
+            .tempfile_in(parent_of(path))?;
         self.before(Step::Write, path)?;
         file.write_all(content)?;
         if !self.unsynced {
@@ -308,6 +329,16 @@ fn hidden_prefix(path: &Path, what: &str) -> String {
     format!(".{}.{what}-", path.file_name().unwrap_or_default().to_string_lossy())
 }
 
+/// Makes a directory of a hidden name beside a path; it goes when the guard does.
+fn hidden_directory(path: &Path, what: &str) -> io::Result<tempfile::TempDir> {
+    let prefix = hidden_prefix(path, what);
+    let mut builder = Builder::new();
+    builder.prefix(&prefix);
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o700));
+    builder.tempdir_in(parent_of(path))
+}
+
 /// Whether a name is one of ours for something unfinished, which readers skip.
 pub(crate) fn is_hidden(name: &std::ffi::OsStr) -> bool {
     name.as_encoded_bytes().starts_with(b".")
@@ -335,11 +366,17 @@ pub(crate) fn sweep(directory: &Path, older_than: std::time::Duration) -> Vec<Pa
         let text = name.to_string_lossy();
         let ours = text.starts_with('.') && (text.contains(".tmp-") || text.contains(".removed-"));
         let path = directory.join(&name);
-        let age = fs::symlink_metadata(&path).and_then(|metadata| metadata.modified()).map(|time| time.elapsed());
+        let age = fs::symlink_metadata(&path)
+            .and_then(|metadata| metadata.modified())
+            .map(|time| time.elapsed());
         if !ours || !matches!(age, Ok(Ok(age)) if age > older_than) {
             continue;
         }
-        let result = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        let result = if path.is_dir() {
+            fs::remove_dir_all(&path)
+        } else {
+            fs::remove_file(&path)
+        };
         if result.is_ok() {
             removed.push(path);
         }
@@ -350,12 +387,14 @@ pub(crate) fn sweep(directory: &Path, older_than: std::time::Duration) -> Vec<Pa
 /// Turns a failure of the disk into an error that names the path and the cure.
 pub(crate) fn io_error(action: &str, path: &Path, cause: io::Error) -> Error {
     let (kind, hint) = match cause.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
-            (ErrorKind::Other, Some("free some disk space and try again; what was stored before is unchanged"))
-        }
-        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
-            (ErrorKind::Usage, Some("make it writable for your user, or set XDG_STATE_HOME to a directory that is"))
-        }
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => (
+            ErrorKind::Other,
+            Some("free some disk space and try again; what was stored before is unchanged"),
+        ),
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => (
+            ErrorKind::Usage,
+            Some("make it writable for your user, or set XDG_STATE_HOME to a directory that is"),
+        ),
         io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists | io::ErrorKind::IsADirectory => {
             (ErrorKind::Usage, Some("move what is there out of the way"))
         }
@@ -390,7 +429,10 @@ mod tests {
         let root = root();
         let file = root.path().join("a/b/c.json");
         Disk::new().replace(&file, b"one").unwrap();
-        assert_eq!((mode(&file), mode(file.parent().unwrap()), mode(&root.path().join("a"))), (0o600, 0o700, 0o700));
+        assert_eq!(
+            (mode(&file), mode(file.parent().unwrap()), mode(&root.path().join("a"))),
+            (0o600, 0o700, 0o700)
+        );
         Disk::new().replace(&file, b"two").unwrap();
         assert_eq!(fs::read(&file).unwrap(), b"two");
         assert_eq!(names(file.parent().unwrap()).unwrap().len(), 1);
@@ -413,13 +455,27 @@ mod tests {
         for failing in [Step::CreateTemporary, Step::Write, Step::Sync, Step::Publish] {
             Disk::new().replace(&file, b"old").unwrap();
             let full = Disk::new().observed(move |step, _| {
-                if step == failing { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+                if step == failing {
+                    Err(io::ErrorKind::StorageFull.into())
+                } else {
+                    Ok(())
+                }
             });
             let error = full.replace(&file, b"new").unwrap_err();
-            assert!(error.to_string().starts_with(&format!("write: `{}`: ", file.display())), "{error}");
-            assert_eq!(error.hint(), Some("free some disk space and try again; what was stored before is unchanged"));
+            assert!(
+                error.to_string().starts_with(&format!("write: `{}`: ", file.display())),
+                "{error}"
+            );
+            assert_eq!(
+                error.hint(),
+                Some("free some disk space and try again; what was stored before is unchanged")
+            );
             assert_eq!(fs::read(&file).unwrap(), b"old");
-            assert_eq!(names(root.path()).unwrap().len(), 1, "{failing:?} leaves a temporary file");
+            assert_eq!(
+                names(root.path()).unwrap().len(),
+                1,
+                "{failing:?} leaves a temporary file"
+            );
         }
     }
 
@@ -438,7 +494,15 @@ mod tests {
         use Step::{CreateDirectory, CreateTemporary, Publish, Sync, SyncDirectory, Write};
         assert_eq!(
             *seen.lock().unwrap(),
-            [CreateDirectory, SyncDirectory, CreateTemporary, Write, Sync, Publish, SyncDirectory]
+            [
+                CreateDirectory,
+                SyncDirectory,
+                CreateTemporary,
+                Write,
+                Sync,
+                Publish,
+                SyncDirectory
+            ]
         );
         seen.lock().unwrap().clear();
         disk.unsynced().replace(&root.path().join("x"), b"1").unwrap();
@@ -449,7 +513,9 @@ mod tests {
     fn a_file_where_a_directory_should_be_is_the_users_to_move() {
         let root = root();
         Disk::new().replace(&root.path().join("claims"), b"").unwrap();
-        let error = Disk::new().replace(&root.path().join("claims/x.json"), b"").unwrap_err();
+        let error = Disk::new()
+            .replace(&root.path().join("claims/x.json"), b"")
+            .unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Usage, "{error}");
         assert!(error.hint().is_some());
     }

@@ -77,7 +77,10 @@ mod tests {
     #[test]
     fn html_and_line_separators_are_escaped() {
         let text = String::from_utf8(line(&"a<b>&\u{2028}\u{2029}\"\\\n\u{8}\u{1}é").unwrap()).unwrap();
-        assert_eq!(text, "\"a\\u003cb\\u003e\\u0026\\u2028\\u2029\\\"\\\\\\n\\b\\u0001é\"\n");
+        assert_eq!(
+            text,
+            "\"a\\u003cb\\u003e\\u0026\\u2028\\u2029\\\"\\\\\\n\\b\\u0001é\"\n"
+        );
     }
 
     #[test]

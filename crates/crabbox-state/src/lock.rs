@@ -26,12 +26,18 @@ pub struct Wait<'a> {
 impl<'a> Wait<'a> {
     /// Waits as long as it takes.
     pub const fn forever() -> Self {
-        Self { longest: None, cancelled: None }
+        Self {
+            longest: None,
+            cancelled: None,
+        }
     }
 
     /// Waits at most this long.
     pub const fn at_most(longest: Duration) -> Self {
-        Self { longest: Some(longest), cancelled: None }
+        Self {
+            longest: Some(longest),
+            cancelled: None,
+        }
     }
 
     /// Ends the wait as soon as the function returns `true`; it is asked every few milliseconds.
@@ -101,7 +107,9 @@ pub(crate) fn lock_in_place(path: &Path, wait: &Wait<'_>) -> Result<Option<LockG
     use rustix::fs::OFlags;
 
     let fail = |cause| io_error("lock", path, cause);
-    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC).bits().cast_signed();
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC)
+        .bits()
+        .cast_signed();
     let mut pause = Pause::new(wait);
     loop {
         let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
@@ -138,20 +146,29 @@ struct Pause<'a> {
 
 impl<'a> Pause<'a> {
     fn new(wait: &'a Wait<'a>) -> Self {
-        Self { wait, started: Instant::now(), next: FIRST_PAUSE }
+        Self {
+            wait,
+            started: Instant::now(),
+            next: FIRST_PAUSE,
+        }
     }
 
     fn next(&mut self, path: &Path) -> Result<()> {
         if self.wait.cancelled.is_some_and(|cancelled| cancelled()) {
-            return Err(Error::cancelled(format!("interrupted while waiting for lock: `{}`", path.display())));
+            return Err(Error::cancelled(format!(
+                "interrupted while waiting for lock: `{}`",
+                path.display()
+            )));
         }
         let mut pause = self.next;
         if let Some(longest) = self.wait.longest {
             let left = longest.saturating_sub(self.started.elapsed());
             if left.is_zero() {
-                return Err(Error::readiness(format!("locked by another process: `{}`", path.display()))
-                    .with_facts(|facts| facts.retryable = true)
-                    .with_hint("another crabbox works on this lease; wait for it to end and try again"));
+                return Err(
+                    Error::readiness(format!("locked by another process: `{}`", path.display()))
+                        .with_facts(|facts| facts.retryable = true)
+                        .with_hint("another crabbox works on this lease; wait for it to end and try again"),
+                );
             }
             pause = pause.min(left);
         }
@@ -164,7 +181,10 @@ impl<'a> Pause<'a> {
 /// Returns the file when somebody else holds its lock.
 fn try_file(file: File, path: &Path) -> Result<std::result::Result<LockGuard, File>> {
     match file.try_lock() {
-        Ok(()) => Ok(Ok(LockGuard { file, path: path.to_path_buf() })),
+        Ok(()) => Ok(Ok(LockGuard {
+            file,
+            path: path.to_path_buf(),
+        })),
         Err(TryLockError::WouldBlock) => Ok(Err(file)),
         Err(TryLockError::Error(cause)) => Err(io_error("lock", path, cause)),
     }
@@ -181,7 +201,11 @@ fn open(disk: &Disk, path: &Path) -> Result<File> {
         use std::os::unix::fs::OpenOptionsExt as _;
 
         use rustix::fs::OFlags;
-        options.mode(0o600).custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC).bits().cast_signed());
+        options.mode(0o600).custom_flags(
+            (OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC)
+                .bits()
+                .cast_signed(),
+        );
     }
     options.open(path).map_err(|cause| io_error("open lock", path, cause))
 }

@@ -52,7 +52,11 @@ pub struct Problem {
 
 impl Problem {
     pub(crate) fn new(name: &OsStr, code: ProblemCode, message: impl Into<String>) -> Self {
-        Self { file: shown(name), code, message: message.into() }
+        Self {
+            file: shown(name),
+            code,
+            message: message.into(),
+        }
     }
 
     pub(crate) fn unreadable(name: &OsStr, failure: &ReadFailure) -> Self {
@@ -81,14 +85,15 @@ pub(crate) fn is_unprintable(character: char) -> bool {
 
 /// Text of a stored record, safe for a terminal.
 pub(crate) fn printable(text: &str) -> String {
-    text.chars().fold(String::with_capacity(text.len()), |mut out, character| {
-        if is_unprintable(character) {
-            out.extend(character.escape_unicode());
-        } else {
-            out.push(character);
-        }
-        out
-    })
+    text.chars()
+        .fold(String::with_capacity(text.len()), |mut out, character| {
+            if is_unprintable(character) {
+                out.extend(character.escape_unicode());
+            } else {
+                out.push(character);
+            }
+            out
+        })
 }
 
 #[cfg(test)]

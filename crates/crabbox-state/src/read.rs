@@ -78,13 +78,17 @@ fn open(path: &Path) -> Result<File, ReadFailure> {
     use rustix::io::Errno;
 
     let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC).bits();
-    OpenOptions::new().read(true).custom_flags(flags.cast_signed()).open(path).map_err(|cause| {
-        // A symbolic link, or a socket.
-        match cause.raw_os_error().map(Errno::from_raw_os_error) {
-            Some(Errno::LOOP | Errno::NXIO) => ReadFailure::NonRegular,
-            _ => ReadFailure::Io(cause),
-        }
-    })
+    OpenOptions::new()
+        .read(true)
+        .custom_flags(flags.cast_signed())
+        .open(path)
+        .map_err(|cause| {
+            // A symbolic link, or a socket.
+            match cause.raw_os_error().map(Errno::from_raw_os_error) {
+                Some(Errno::LOOP | Errno::NXIO) => ReadFailure::NonRegular,
+                _ => ReadFailure::Io(cause),
+            }
+        })
 }
 
 #[cfg(not(unix))]

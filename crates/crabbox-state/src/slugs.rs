@@ -23,15 +23,19 @@ pub fn allocate(
     if !taken(&base)? {
         return Ok(base);
     }
-    let seeds = (1..=NUMBERED_ATTEMPTS).map(|attempt| format!("{lease}-{attempt}")).chain([lease.to_string()]);
+    let seeds = (1..=NUMBERED_ATTEMPTS)
+        .map(|attempt| format!("{lease}-{attempt}"))
+        .chain([lease.to_string()]);
     for seed in seeds {
         let candidate = base.with_suffix(&seed);
         if !taken(&candidate)? {
             return Ok(candidate);
         }
     }
-    Err(Error::usage(format!("could not allocate a unique lease slug: `{base}`"))
-        .with_hint("choose another name with --slug, or stop leases you no longer need"))
+    Err(
+        Error::usage(format!("could not allocate a unique lease slug: `{base}`"))
+            .with_hint("choose another name with --slug, or stop leases you no longer need"),
+    )
 }
 
 /// Name of the lock that makes "is it free" and "take it" one step.
@@ -64,7 +68,10 @@ mod tests {
         .unwrap_err();
         assert_eq!(asked, Slug::candidates(&lease()).collect::<Vec<_>>());
         assert_eq!(asked.last().unwrap().as_str(), "blue-prawn-2195");
-        assert_eq!(error.to_string(), "could not allocate a unique lease slug: `blue-prawn`");
+        assert_eq!(
+            error.to_string(),
+            "could not allocate a unique lease slug: `blue-prawn`"
+        );
         assert_eq!(error.kind().exit_code(), 2);
     }
 
