@@ -94,14 +94,14 @@ fn walk(disk: &Disk, base: &Path, rest: &[std::ffi::OsString]) -> std::result::R
             Err(Errno::NOENT) => {
                 disk.before(Step::CreateDirectory, &path).map_err(fail)?;
                 match mkdirat(&handle, name, Mode::RWXU) {
-                    Ok(()) => {
+                    Ok(()) if disk.is_synced() => {
                         disk.before(Step::SyncDirectory, &path).map_err(fail)?;
                         match fsync(&handle) {
                             Ok(()) | Err(Errno::INVAL | Errno::OPNOTSUPP) => {}
                             Err(cause) => return Err(fail(cause.into())),
                         }
                     }
-                    Err(Errno::EXIST) => {}
+                    Ok(()) | Err(Errno::EXIST) => {}
                     Err(cause) => return Err(fail(cause.into())),
                 }
                 openat(&handle, name, flags | OFlags::NOFOLLOW, Mode::empty())

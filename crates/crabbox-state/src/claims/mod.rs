@@ -8,8 +8,10 @@ mod listing;
 mod record;
 mod txn;
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crabbox_core::{Error, LeaseId, Result, id};
 
@@ -160,6 +162,30 @@ impl ClaimStore {
             _ => Found::Ambiguous(matches),
         };
         Ok((found, problems))
+    }
+
+    /// The slugs of every claim, reservations and tombstones of released leases aside.
+    ///
+    /// # Errors
+    /// `Identity` when certainty is asked for and a claim cannot be read; as [`ClaimStore::list`].
+    pub fn slugs(&self, certainly: bool) -> Result<BTreeSet<String>> {
+        let (claims, problems) = self.list()?;
+        if let Some(problem) = problems.first().filter(|_| certainly) {
+            return Err(
+                Error::identity(format!("claim is unreadable, its slug unknown: `{}`", problem.file))
+                    .with_hint("`crabbox claims list` shows every damaged claim; repair or move the file"),
+            );
+        }
+        let slugs = claims
+            .into_iter()
+            .filter(|claim| !claim.is_released())
+            .map(|claim| claim.slug);
+        Ok(slugs.filter(|slug| !slug.is_empty()).collect())
+    }
+
+    /// Removes temporary files that killed processes left and that are older than a day. Returns how many.
+    pub fn sweep(&self) -> usize {
+        disk::sweep(&self.claims, Duration::from_secs(24 * 60 * 60)).len()
     }
 
     /// Locks a claim for reading, acting and writing as one step, waiting for whoever holds it.

@@ -63,6 +63,9 @@ impl LogWriter {
     }
 
     pub(super) fn sync(&self) -> io::Result<()> {
+        if !self.disk.is_synced() {
+            return Ok(());
+        }
         self.disk.before(Step::Sync, &self.current)?;
         self.file.sync_data()
     }

@@ -153,12 +153,13 @@ impl RunStore {
     /// `Identity` when the record is damaged or not ours; `Usage` or `Other` when the disk refuses.
     pub fn read(&self, id: &RunId) -> Result<Option<RunRecord>> {
         let path = self.run_directory(id).join(RECORD);
-        self.load(id).map_err(|fault| match fault {
+        let loaded = self.load(id).map_err(|fault| match fault {
             Fault::Unreadable(failure) => failure.into_error("read run record", &path),
             Fault::Damaged(_, message) => Error::identity(format!("run record is damaged: `{}`", path.display()))
                 .with_source(message)
                 .with_hint("remove the directory to forget the run"),
-        })
+        })?;
+        Ok(loaded.map(|(run, _)| run))
     }
 
     /// Reads runs, newest first, and reports records that could not be read.
@@ -166,6 +167,21 @@ impl RunStore {
     /// # Errors
     /// `Other` when the directory itself cannot be read.
     pub fn list(&self, filter: &RunFilter) -> Result<(Vec<RunRecord>, Vec<Problem>)> {
+        let (runs, problems) = self.scan()?;
+        let mut runs: Vec<RunRecord> = runs.into_iter().map(|(run, _)| run).collect();
+        let same = |wish: &Option<String>, value: &str| wish.as_deref().is_none_or(|wish| wish == value);
+        runs.retain(|run| {
+            filter.lease.as_deref().is_none_or(|lease| run.used_lease(lease))
+                && same(&filter.owner, &run.owner)
+                && same(&filter.org, &run.org)
+                && same(&filter.state, run.state.as_str())
+        });
+        runs.truncate(filter.limit.unwrap_or(usize::MAX));
+        Ok((runs, problems))
+    }
+
+    /// Reads every run, newest first, with what is known of its client.
+    fn scan(&self) -> Result<(Vec<Seen>, Vec<Problem>)> {
         let (mut runs, mut problems) = (Vec::new(), Vec::new());
         for name in disk::names(&self.directory)? {
             if disk::is_hidden(&name) {
@@ -187,15 +203,7 @@ impl RunStore {
                 Err(Fault::Damaged(code, message)) => problems.push(Problem::new(&name, code, message)),
             }
         }
-        let same = |wish: &Option<String>, value: &str| wish.as_deref().is_none_or(|wish| wish == value);
-        runs.retain(|run| {
-            filter.lease.as_deref().is_none_or(|lease| run.used_lease(lease))
-                && same(&filter.owner, &run.owner)
-                && same(&filter.org, &run.org)
-                && same(&filter.state, run.state.as_str())
-        });
-        runs.sort_by(|a, b| b.started_at.cmp(&a.started_at).then_with(|| b.id.cmp(&a.id)));
-        runs.truncate(filter.limit.unwrap_or(usize::MAX));
+        runs.sort_by(|(a, _): &Seen, (b, _)| b.started_at.cmp(&a.started_at).then_with(|| b.id.cmp(&a.id)));
         Ok((runs, problems))
     }
 
@@ -264,7 +272,7 @@ impl RunStore {
         disk.replace(&self.run_directory(&run.id).join(RECORD), &json::pretty(&stored)?)
     }
 
-    fn load(&self, id: &RunId) -> std::result::Result<Option<RunRecord>, Fault> {
+    fn load(&self, id: &RunId) -> std::result::Result<Option<Seen>, Fault> {
         let directory = self.run_directory(id);
         let content = read::bounded(&directory.join(RECORD), RECORD_LIMIT).map_err(Fault::Unreadable)?;
         let Some(content) = content else {
@@ -281,43 +289,46 @@ impl RunStore {
                 "record belongs to another run".to_owned(),
             ));
         }
+        let liveness = stored.client.map_or(Liveness::Unknown, |client| client.liveness());
         if run.state == RunState::Running {
-            self.complete(&mut run, stored.client.as_ref(), &directory);
+            complete(&mut run, liveness, &directory);
         }
-        Ok(Some(run))
-    }
-
-    /// Fills in what a record is not rewritten for while its run goes on.
-    fn complete(&self, run: &mut RunRecord, client: Option<&Client>, directory: &Path) {
-        (run.log_bytes, run.log_truncated) = log::kept(directory);
-        let mut ended = None;
-        // Events that cannot be read leave the record as it is: it is readable without them.
-        let _ = each_event(&directory.join(EVENTS), |event| {
-            run.event_count = Some(event.seq);
-            run.last_event_at = Some(event.created_at);
-            run.phase = event.input.phase;
-            if matches!(event.input.kind.as_str(), "command.finished" | "run.failed") {
-                ended = Some((event.created_at, event.input.exit_code));
-            }
-            true
-        });
-        let dead = client.is_some_and(|client| client.liveness() == Liveness::Dead);
-        if let Some((at, exit_code)) = ended {
-            // The client was stopped between the last event and the record.
-            run.state = if exit_code == Some(0) {
-                RunState::Succeeded
-            } else {
-                RunState::Failed
-            };
-            run.exit_code = exit_code;
-            run.ended_at = Some(at);
-        } else if dead {
-            run.state = RunState::Failed;
-            "failed".clone_into(&mut run.phase);
-            run.ended_at = run.last_event_at;
-        }
+        Ok(Some((run, liveness)))
     }
 }
+
+/// Fills in what a record is not rewritten for while its run goes on.
+fn complete(run: &mut RunRecord, client: Liveness, directory: &Path) {
+    (run.log_bytes, run.log_truncated) = log::kept(directory);
+    let mut ended = None;
+    // Events that cannot be read leave the record as it is: it is readable without them.
+    let _ = each_event(&directory.join(EVENTS), |event| {
+        run.event_count = Some(event.seq);
+        run.last_event_at = Some(event.created_at);
+        run.phase = event.input.phase;
+        if matches!(event.input.kind.as_str(), "command.finished" | "run.failed") {
+            ended = Some((event.created_at, event.input.exit_code));
+        }
+        true
+    });
+    if let Some((at, exit_code)) = ended {
+        // The client was stopped between the last event and the record.
+        run.state = if exit_code == Some(0) {
+            RunState::Succeeded
+        } else {
+            RunState::Failed
+        };
+        run.exit_code = exit_code;
+        run.ended_at = Some(at);
+    } else if client == Liveness::Dead {
+        run.state = RunState::Failed;
+        "failed".clone_into(&mut run.phase);
+        run.ended_at = run.last_event_at;
+    }
+}
+
+/// A record and what is known of its client.
+type Seen = (RunRecord, Liveness);
 
 enum Fault {
     Unreadable(read::ReadFailure),

@@ -6,8 +6,9 @@ use std::time::{Duration, SystemTime};
 
 use crabbox_core::{Result, RunId};
 
-use super::{RunFilter, RunState, RunStore};
+use super::{RunState, RunStore};
 use crate::disk;
+use crate::process::Liveness;
 
 /// Written after each pruning; its age says when the next is due.
 const MARKER: &str = ".pruned";
@@ -43,9 +44,9 @@ impl RunStore {
     /// `Other` when the directory cannot be read; `Usage` or `Other` when a record cannot be removed.
     pub fn prune(&self) -> Result<usize> {
         let now = (self.now)();
-        let (runs, problems) = self.list(&RunFilter::default())?;
+        let (runs, problems) = self.scan()?;
         let (mut kept, mut bytes, mut removed, mut full) = (0_usize, 0_u64, 0_usize, false);
-        for run in runs {
+        for (run, client) in runs {
             let directory = self.run_directory(&run.id);
             let size = size_of(&directory);
             let age = Duration::try_from(now.duration_since(run.started_at)).unwrap_or_default();
@@ -53,7 +54,9 @@ impl RunStore {
             full |= kept >= self.retention.records
                 || age > self.retention.age
                 || bytes.saturating_add(size) > self.retention.bytes;
-            if !full || run.state == RunState::Running {
+            // A client in a container that is gone can never be seen dead; its run counts as over once it is old.
+            let active = client == Liveness::Alive || (client == Liveness::Unknown && age <= self.retention.age);
+            if !full || (run.state == RunState::Running && active) {
                 kept += 1;
                 bytes = bytes.saturating_add(size);
             } else {

@@ -1,6 +1,7 @@
 //! Claims: the shared format, hostile files, two processes, kills.
 
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -10,6 +11,7 @@ use crabbox_core::{ErrorKind, LeaseId};
 use crabbox_state::claims::{ClaimRecord, ClaimStore, Expected, Filter, Found};
 use crabbox_state::lock::Wait;
 use crabbox_state::{Dirs, Disk, ProblemCode};
+use proptest::prelude::{any, prop_assert, prop_assert_eq, proptest};
 
 const LEASE: &str = "cbx_abcdef123456";
 
@@ -202,6 +204,28 @@ fn identifiers_are_resolved_by_id_then_by_slug() {
 }
 
 #[test]
+fn a_slug_is_free_only_if_every_claim_says_so() {
+    let root = tempfile::tempdir().unwrap();
+    let store = store(root.path());
+    put(&store, LEASE, |claim| claim.slug = "blue-prawn".to_owned());
+    put(&store, "cbx_000000000001", |_| {});
+    assert_eq!(
+        store.slugs(true).unwrap().into_iter().collect::<Vec<_>>(),
+        ["blue-prawn"]
+    );
+    plant(root.path(), "bad.json", "");
+    assert_eq!(store.slugs(false).unwrap().len(), 1);
+    let error = store.slugs(true).unwrap_err();
+    assert_eq!(
+        (error.kind(), error.to_string()),
+        (
+            ErrorKind::Identity,
+            "claim is unreadable, its slug unknown: `bad.json`".to_owned()
+        )
+    );
+}
+
+#[test]
 fn hostile_files_are_problems_and_nothing_more() {
     let root = tempfile::tempdir().unwrap();
     let store = store(root.path());
@@ -223,14 +247,15 @@ fn hostile_files_are_problems_and_nothing_more() {
     let claims = root.path().join("state/claims");
     symlink(claims.join(format!("{LEASE}.json")), claims.join("link.json")).unwrap();
     fs::create_dir(claims.join("directory.json")).unwrap();
-    rustix::fs::mknodat(
-        rustix::fs::CWD,
-        claims.join("pipe.json"),
-        rustix::fs::FileType::Fifo,
-        rustix::fs::Mode::RWXU,
-        0,
-    )
-    .unwrap();
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the standard library makes no pipes with names"
+    )]
+    let made = std::process::Command::new("mkfifo")
+        .arg(claims.join("pipe.json"))
+        .status()
+        .unwrap();
+    assert!(made.success());
     let listing = store.listing().unwrap();
     let found: Vec<_> = listing
         .problems
@@ -399,4 +424,34 @@ fn a_claim_survives_a_kill_between_any_two_effects() {
         },
     );
     assert!(kills > 12, "only {kills} effects were seen");
+}
+
+proptest! {
+    #[test]
+    fn any_claim_is_read_as_it_was_written(
+        texts in proptest::collection::vec(any::<String>(), 5),
+        number in any::<i64>(),
+        labels in proptest::collection::btree_map(any::<String>(), any::<String>(), 0..4),
+    ) {
+        let mut claim = ClaimRecord::new(&lease(LEASE), texts[0].clone(), "2026-01-01T00:00:00Z".parse().unwrap());
+        claim.slug.clone_from(&texts[1]);
+        claim.cloud_id.clone_from(&texts[2]);
+        claim.tailscale_tags = texts[3..].to_vec();
+        claim.cloud_numeric_id = number;
+        claim.labels = labels;
+        let root = tempfile::tempdir().unwrap();
+        let store = ClaimStore::new(&Dirs::under(root.path()), Disk::new().unsynced());
+        let written = store.lock(&lease(LEASE), &forever()).unwrap().write(claim).unwrap();
+        prop_assert_eq!(store.read(&lease(LEASE)).unwrap().unwrap(), written);
+    }
+
+    #[test]
+    fn rubbish_is_an_error_not_a_panic(rubbish in proptest::collection::vec(any::<u8>(), 0..64)) {
+        let root = tempfile::tempdir().unwrap();
+        let store = store(root.path());
+        fs::create_dir_all(root.path().join("state/claims")).unwrap();
+        fs::File::create(store.path(&lease(LEASE))).unwrap().write_all(&rubbish).unwrap();
+        prop_assert!(store.read(&lease(LEASE)).is_err());
+        prop_assert_eq!(store.listing().unwrap().problems.len(), 1);
+    }
 }

@@ -364,6 +364,30 @@ fn old_runs_go_and_running_ones_stay() {
 }
 
 #[test]
+fn a_run_whose_client_nobody_can_see_goes_when_it_is_old() {
+    let root = tempfile::tempdir().unwrap();
+    let mut elsewhere = Client::current();
+    elsewhere.host = "a container that is gone".to_owned();
+    let dirs = Dirs::under(root.path());
+    let bounds = Retention {
+        records: 0,
+        age: Duration::from_secs(3600),
+        bytes: 1 << 20,
+    };
+    let writer = RunStore::new(&dirs, Disk::new(), elsewhere, clock())
+        .create(record(0))
+        .unwrap();
+    let young = store(root.path()).with_retention(bounds);
+    assert_eq!(young.prune().unwrap(), 0);
+    let old: Now = Arc::new(|| start() + SignedDuration::from_hours(2));
+    let old = RunStore::new(&dirs, Disk::new(), Client::current(), old).with_retention(bounds);
+    assert_eq!(old.prune().unwrap(), 1);
+    // If its client lives after all, the end is on record.
+    writer.finish(plain_finish(0)).unwrap();
+    assert_eq!(old.read(&id(0)).unwrap().unwrap().state, RunState::Succeeded);
+}
+
+#[test]
 fn records_stay_bounded_without_anybody_asking() {
     let root = tempfile::tempdir().unwrap();
     let store = store(root.path()).with_retention(Retention {

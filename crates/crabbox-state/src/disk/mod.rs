@@ -1,12 +1,17 @@
 //! The one place that changes files: durable, atomic, private, and observable step by step.
 
+mod failure;
+mod names;
+
 use std::fmt;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
-use crabbox_core::{Error, ErrorKind, Result};
+use crabbox_core::Result;
+pub(crate) use failure::io_error;
+pub(crate) use names::{is_hidden, names, sweep};
 use tempfile::{Builder, NamedTempFile};
 
 /// One effect on the disk. An [`Disk::observed`] hook is called before each.
@@ -243,6 +248,11 @@ impl Disk {
         }
     }
 
+    /// Whether what is written is flushed to the device.
+    pub(crate) fn is_synced(&self) -> bool {
+        !self.unsynced
+    }
+
     fn create_parent(&self, path: &Path) -> Result<()> {
         self.create_directory(parent_of(path))
     }
@@ -273,7 +283,7 @@ impl Disk {
 
 #[cfg(unix)]
 fn sync_directory(path: &Path) -> io::Result<()> {
-    match File::open(path)?.sync_all() {
+    match fs::File::open(path)?.sync_all() {
         // Some network and user-space filesystems cannot flush a directory; there is nothing better to do on them.
         Err(cause) if matches!(cause.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => Ok(()),
         result => result,
@@ -339,77 +349,11 @@ fn hidden_directory(path: &Path, what: &str) -> io::Result<tempfile::TempDir> {
     builder.tempdir_in(parent_of(path))
 }
 
-/// Whether a name is one of ours for something unfinished, which readers skip.
-pub(crate) fn is_hidden(name: &std::ffi::OsStr) -> bool {
-    name.as_encoded_bytes().starts_with(b".")
-}
-
-/// Lists the names in a directory, sorted; none when it does not exist.
-pub(crate) fn names(path: &Path) -> Result<Vec<std::ffi::OsString>> {
-    let collect = || -> io::Result<Vec<_>> { fs::read_dir(path)?.map(|entry| Ok(entry?.file_name())).collect() };
-    match collect() {
-        Ok(mut names) => {
-            names.sort();
-            Ok(names)
-        }
-        Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(cause) => Err(io_error("read directory", path, cause).with_kind(ErrorKind::Other)),
-    }
-}
-
-/// Removes unfinished files and directories that a killed process left in a directory, once they are old.
-///
-/// Returns what was removed. Something that cannot be removed is left for the next time.
-pub(crate) fn sweep(directory: &Path, older_than: std::time::Duration) -> Vec<PathBuf> {
-    let mut removed = Vec::new();
-    for name in names(directory).unwrap_or_default() {
-        let text = name.to_string_lossy();
-        let ours = text.starts_with('.') && (text.contains(".tmp-") || text.contains(".removed-"));
-        let path = directory.join(&name);
-        let age = fs::symlink_metadata(&path)
-            .and_then(|metadata| metadata.modified())
-            .map(|time| time.elapsed());
-        if !ours || !matches!(age, Ok(Ok(age)) if age > older_than) {
-            continue;
-        }
-        let result = if path.is_dir() {
-            fs::remove_dir_all(&path)
-        } else {
-            fs::remove_file(&path)
-        };
-        if result.is_ok() {
-            removed.push(path);
-        }
-    }
-    removed
-}
-
-/// Turns a failure of the disk into an error that names the path and the cure.
-pub(crate) fn io_error(action: &str, path: &Path, cause: io::Error) -> Error {
-    let (kind, hint) = match cause.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => (
-            ErrorKind::Other,
-            Some("free some disk space and try again; what was stored before is unchanged"),
-        ),
-        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => (
-            ErrorKind::Usage,
-            Some("make it writable for your user, or set XDG_STATE_HOME to a directory that is"),
-        ),
-        io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists | io::ErrorKind::IsADirectory => {
-            (ErrorKind::Usage, Some("move what is there out of the way"))
-        }
-        _ => (ErrorKind::Other, None),
-    };
-    let error = Error::new(kind, format!("{action}: `{}`", path.display())).with_source(cause);
-    match hint {
-        Some(hint) => error.with_hint(hint),
-        None => error,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex;
+
+    use crabbox_core::ErrorKind;
 
     use super::*;
 
@@ -532,16 +476,5 @@ mod tests {
         assert!(disk.remove_directory(&two).unwrap());
         assert!(!disk.remove_directory(&two).unwrap());
         assert_eq!(names(root.path()).unwrap(), ["one"]);
-    }
-
-    #[test]
-    fn leftovers_of_killed_processes_are_swept_once_old() {
-        let root = root();
-        for name in [".x.json.tmp-abc", ".dir.removed-abc", "x.json", ".other"] {
-            Disk::new().replace(&root.path().join(name), b"").unwrap();
-        }
-        assert!(sweep(root.path(), std::time::Duration::from_secs(60)).is_empty());
-        assert_eq!(sweep(root.path(), std::time::Duration::ZERO).len(), 2);
-        assert_eq!(names(root.path()).unwrap(), [".other", "x.json"]);
     }
 }
