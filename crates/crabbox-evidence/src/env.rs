@@ -23,7 +23,9 @@ pub const DEFAULT_ALLOW: [&str; 2] = ["CI", "NODE_OPTIONS"];
 /// Whether a shell can assign to this name: a letter or `_`, then letters, digits and `_`.
 pub fn is_valid_name(name: &str) -> bool {
     let mut bytes = name.bytes();
-    bytes.next().is_some_and(|byte| byte.is_ascii_alphabetic() || byte == b'_')
+    bytes
+        .next()
+        .is_some_and(|byte| byte.is_ascii_alphabetic() || byte == b'_')
         && bytes.all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }
 
@@ -76,8 +78,14 @@ impl Allowlist {
     /// reaches them, exact or by prefix.
     pub fn new<S: AsRef<str>>(credential_names: impl IntoIterator<Item = S>) -> Self {
         // Compared without case, since Windows and careless scripts do too.
-        let credentials = credential_names.into_iter().map(|name| name.as_ref().to_ascii_uppercase()).collect();
-        Self { patterns: Vec::new(), credentials }
+        let credentials = credential_names
+            .into_iter()
+            .map(|name| name.as_ref().to_ascii_uppercase())
+            .collect();
+        Self {
+            patterns: Vec::new(),
+            credentials,
+        }
     }
 
     /// Adds patterns. Empty ones and a bare `*` are ignored; so are repetitions.
@@ -97,7 +105,11 @@ impl Allowlist {
 
     /// What the list says about a name.
     pub fn decide(&self, name: &str) -> Decision {
-        let authors = self.patterns.iter().filter(|(pattern, _)| matches(pattern, name)).map(|(_, author)| *author);
+        let authors = self
+            .patterns
+            .iter()
+            .filter(|(pattern, _)| matches(pattern, name))
+            .map(|(_, author)| *author);
         match authors.max() {
             None => Decision::Unlisted,
             Some(Author::Repository) if self.credentials.contains(&name.to_ascii_uppercase()) => Decision::Refused,
@@ -130,7 +142,11 @@ fn matches(pattern: &str, name: &str) -> bool {
 
 /// Splits a comma list of patterns, as `CRABBOX_ENV_ALLOW` and `--allow-env` write it.
 pub fn parse_names(list: &str) -> Vec<String> {
-    list.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect()
+    list.split(',')
+        .map(str::trim)
+        .filter(|name| !name.is_empty())
+        .map(str::to_owned)
+        .collect()
 }
 
 /// What may be said about one variable: `NAME=set`, `NAME=empty`, or `NAME=set len=12 secret=true`. Never its value.
@@ -152,7 +168,11 @@ pub fn summary_line(provider: &str, behavior: &str, env: &BTreeMap<String, Strin
     let head = format!("env forwarding provider={provider} behavior={behavior}");
     if env.is_empty() {
         let patterns: Vec<&str> = allowlist.patterns().collect();
-        let patterns = if patterns.is_empty() { "none".to_owned() } else { patterns.join(",") };
+        let patterns = if patterns.is_empty() {
+            "none".to_owned()
+        } else {
+            patterns.join(",")
+        };
         return format!("{head} matched=none allow={patterns}");
     }
     let vars: Vec<String> = env.iter().map(|(name, value)| describe(name, value)).collect();
@@ -161,21 +181,29 @@ pub fn summary_line(provider: &str, behavior: &str, env: &BTreeMap<String, Strin
 
 /// Lines of `export NAME='value'` in the order of their names, for a file that a POSIX shell sources.
 pub fn export_lines(env: &BTreeMap<String, String>) -> String {
-    env.iter().filter(|(name, _)| is_valid_name(name)).fold(String::new(), |mut lines, (name, value)| {
-        // Writing to a string cannot fail.
-        let _ = writeln!(lines, "export {name}={}", quote(value));
-        lines
-    })
+    env.iter()
+        .filter(|(name, _)| is_valid_name(name))
+        .fold(String::new(), |mut lines, (name, value)| {
+            // Writing to a string cannot fail.
+            let _ = writeln!(lines, "export {name}={}", quote(value));
+            lines
+        })
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
 
-    use super::{Allowlist, Author, Decision, describe, export_lines, is_secret_name, is_valid_name, parse_names, secret_values, summary_line};
+    use super::{
+        Allowlist, Author, Decision, describe, export_lines, is_secret_name, is_valid_name, parse_names, secret_values,
+        summary_line,
+    };
 
     fn env(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
-        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+        pairs
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect()
     }
 
     #[test]
@@ -191,7 +219,10 @@ mod tests {
     #[test]
     fn a_repository_cannot_reach_a_credential() {
         let mut list = Allowlist::new(["HCLOUD_TOKEN", "CRABBOX_COORDINATOR_TOKEN"]);
-        list.allow(["HCLOUD_TOKEN", "CRABBOX_*", "hcloud_token", "APP_TOKEN"], Author::Repository);
+        list.allow(
+            ["HCLOUD_TOKEN", "CRABBOX_*", "hcloud_token", "APP_TOKEN"],
+            Author::Repository,
+        );
         assert_eq!(list.decide("HCLOUD_TOKEN"), Decision::Refused);
         assert_eq!(list.decide("hcloud_token"), Decision::Refused);
         assert_eq!(list.decide("CRABBOX_COORDINATOR_TOKEN"), Decision::Refused);
@@ -208,7 +239,10 @@ mod tests {
         assert!(is_valid_name("_A1") && !is_valid_name("1A") && !is_valid_name("") && !is_valid_name("A-B"));
         assert!(is_secret_name("npm_auth") && is_secret_name("MyKey") && !is_secret_name("CI"));
         assert_eq!(parse_names(" A, ,B*,"), ["A", "B*"]);
-        assert_eq!(secret_values(&env(&[("CI", "1"), ("PASS", "x"), ("LONG", "abcd"), ("KEY", "")])), ["abcd", "x"]);
+        assert_eq!(
+            secret_values(&env(&[("CI", "1"), ("PASS", "x"), ("LONG", "abcd"), ("KEY", "")])),
+            ["abcd", "x"]
+        );
     }
 
     #[test]
@@ -229,6 +263,9 @@ mod tests {
 
     #[test]
     fn exported_lines_are_sorted_and_quoted() {
-        assert_eq!(export_lines(&env(&[("B", "it's"), ("A", ""), ("a-b", "x")])), "export A=''\nexport B='it'\\''s'\n");
+        assert_eq!(
+            export_lines(&env(&[("B", "it's"), ("A", ""), ("a-b", "x")])),
+            "export A=''\nexport B='it'\\''s'\n"
+        );
     }
 }

@@ -22,7 +22,7 @@ pub fn line<T: Serialize + ?Sized>(value: &T) -> Result<String> {
 ///
 /// # Errors
 ///
-/// As for [`line`].
+/// As for [`line()`].
 pub fn pretty<T: Serialize + ?Sized>(value: &T) -> Result<String> {
     encode(value, PrettyFormatter::new()).map(|text| text + "\n")
 }
@@ -64,7 +64,11 @@ impl<F: Formatter> Formatter for Spelling<F> {
         let mut rest = fragment;
         while let Some(position) = rest.find(['\u{2028}', '\u{2029}']) {
             writer.write_all(&rest.as_bytes()[..position])?;
-            let escaped: &[u8] = if rest[position..].starts_with('\u{2028}') { b"\\u2028" } else { b"\\u2029" };
+            let escaped: &[u8] = if rest[position..].starts_with('\u{2028}') {
+                b"\\u2028"
+            } else {
+                b"\\u2029"
+            };
             writer.write_all(escaped)?;
             rest = &rest[position + '\u{2028}'.len_utf8()..];
         }

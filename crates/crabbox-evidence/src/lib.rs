@@ -3,7 +3,7 @@
 //! Everything here is a library for the engine: nothing prints, nothing starts a process, nothing reads a global. The
 //! modules follow a run from its command to what remains of it:
 //!
-//! - [`command`] and [`env`] build what is executed and which variables travel with it.
+//! - [`mod@command`] and [`mod@env`] build what is executed and which variables travel with it.
 //! - [`stream`] fans the output out within bounded memory; [`private_file`] holds what is written on this machine.
 //! - [`junit`], [`classify`] and [`digest`] say what went wrong; [`timing`] says how long it took.
 //! - [`bundle`], [`downloads`] and [`lease_output`] are what stays.

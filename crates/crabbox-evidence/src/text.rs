@@ -12,12 +12,16 @@ use crate::redact::MARKER;
 pub const MISSING: &str = "-";
 
 static HOSTILE: LazyLock<Regex> = LazyLock::new(|| compile(r"[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]"));
-static ANSI: LazyLock<Regex> =
-    LazyLock::new(|| compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[PX^_][^\x1b]*(?:\x1b\\)?|[ -/]*[0-~])"));
+static ANSI: LazyLock<Regex> = LazyLock::new(|| {
+    compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[PX^_][^\x1b]*(?:\x1b\\)?|[ -/]*[0-~])")
+});
 
 /// Compiles a pattern that is part of the program.
 pub(crate) fn compile(pattern: &str) -> Regex {
-    #[expect(clippy::expect_used, reason = "the pattern is a constant, and a test compiles every one")]
+    #[expect(
+        clippy::expect_used,
+        reason = "the pattern is a constant, and a test compiles every one"
+    )]
     Regex::new(pattern).expect("constant pattern")
 }
 
@@ -35,7 +39,11 @@ pub fn hostile(text: &str) -> Cow<'_, str> {
 fn escape_code(into: &mut String, character: char) {
     let code = u32::from(character);
     // Writing to a string cannot fail.
-    let _ = if code > 0xffff { write!(into, "\\U{code:08x}") } else { write!(into, "\\u{code:04x}") };
+    let _ = if code > 0xffff {
+        write!(into, "\\U{code:08x}")
+    } else {
+        write!(into, "\\u{code:04x}")
+    };
 }
 
 /// Wraps text in double quotes as Go's `%q` does.
@@ -96,7 +104,9 @@ pub fn cut(text: &str, limit_bytes: usize) -> &str {
 pub fn is_auth_page(text: &str) -> bool {
     let lower = text.to_lowercase();
     let html = lower.contains("<html") || lower.contains("<!doctype html");
-    html && ["cloudflare access", "cf-access", "__cf_chl_"].iter().any(|marker| lower.contains(marker))
+    html && ["cloudflare access", "cf-access", "__cf_chl_"]
+        .iter()
+        .any(|marker| lower.contains(marker))
 }
 
 /// The text, or a note in its place when it [is an access gateway's page](is_auth_page).
@@ -113,7 +123,10 @@ mod tests {
 
     #[test]
     fn hostile_characters_become_codes() {
-        assert_eq!(hostile("a\u{1b}[31m\u{202e}b\u{2028}\u{e0001}é"), "a\\u001b[31m\\u202eb\\u2028\\U000e0001é");
+        assert_eq!(
+            hostile("a\u{1b}[31m\u{202e}b\u{2028}\u{e0001}é"),
+            "a\\u001b[31m\\u202eb\\u2028\\U000e0001é"
+        );
         assert_eq!(hostile("plain"), "plain");
     }
 
@@ -132,7 +145,10 @@ mod tests {
 
     #[test]
     fn ansi_vanishes() {
-        assert_eq!(strip_ansi("\u{1b}[1;31mred\u{1b}[0m \u{1b}]0;title\u{7}end\u{1b}(B"), "red end");
+        assert_eq!(
+            strip_ansi("\u{1b}[1;31mred\u{1b}[0m \u{1b}]0;title\u{7}end\u{1b}(B"),
+            "red end"
+        );
         assert_eq!(strip_ansi("no escape"), "no escape");
     }
 
@@ -144,9 +160,14 @@ mod tests {
 
     #[test]
     fn gateway_pages_are_replaced() {
-        assert!(is_auth_page("<!DOCTYPE html><title>Sign in ・ Cloudflare Access</title>"));
+        assert!(is_auth_page(
+            "<!DOCTYPE html><title>Sign in ・ Cloudflare Access</title>"
+        ));
         assert!(!is_auth_page("cf-access header missing"));
         assert!(!is_auth_page("<html>hello</html>"));
-        assert_eq!(without_auth_page("<html>cf-access"), "[redacted] HTML page of an access gateway");
+        assert_eq!(
+            without_auth_page("<html>cf-access"),
+            "[redacted] HTML page of an access gateway"
+        );
     }
 }

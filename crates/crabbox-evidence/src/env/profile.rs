@@ -41,10 +41,15 @@ impl Profile {
         let words = || format!("read environment profile `{}`", path.display());
         let file = File::open(path).or_error(ErrorKind::Usage, words)?;
         let mut bytes = Vec::new();
-        file.take(MAX_PROFILE_BYTES + 1).read_to_end(&mut bytes).or_error(ErrorKind::Usage, words)?;
+        file.take(MAX_PROFILE_BYTES + 1)
+            .read_to_end(&mut bytes)
+            .or_error(ErrorKind::Usage, words)?;
         if bytes.len() as u64 > MAX_PROFILE_BYTES {
-            return Err(Error::usage(format!("environment profile is larger than 1 MiB: `{}`", path.display()))
-                .with_hint("keep only NAME=value lines in the file"));
+            return Err(Error::usage(format!(
+                "environment profile is larger than 1 MiB: `{}`",
+                path.display()
+            ))
+            .with_hint("keep only NAME=value lines in the file"));
         }
         let text = String::from_utf8(bytes).or_error(ErrorKind::Usage, words)?;
         Ok(Self::parse(&text))
@@ -62,7 +67,10 @@ impl Profile {
                 Ok(Some((name, value))) => {
                     profile.variables.insert(name.to_owned(), value);
                 }
-                Err(reason) => profile.skipped.push(Skipped { line: index + 1, reason }),
+                Err(reason) => profile.skipped.push(Skipped {
+                    line: index + 1,
+                    reason,
+                }),
             }
         }
         profile
@@ -120,9 +128,10 @@ fn parse_value(text: &str) -> Result<String, &'static str> {
         }
         return Err("the quote is not closed");
     }
-    let comment = text.match_indices('#').map(|(position, _)| position).find(|position| {
-        text[..*position].chars().next_back().is_some_and(char::is_whitespace)
-    });
+    let comment = text
+        .match_indices('#')
+        .map(|(position, _)| position)
+        .find(|position| text[..*position].chars().next_back().is_some_and(char::is_whitespace));
     Ok(text[..comment.unwrap_or(text.len())].trim_end().to_owned())
 }
 
@@ -146,9 +155,13 @@ pub fn probe_script<'a>(remote_path: &str, names: impl IntoIterator<Item = &'a s
         script.push_str(&format!("unset {name}\n"));
     }
     let path = quote(remote_path);
-    script.push_str(&format!("case {path} in /*) . {path} ;; *) . ./{path} ;; esac || exit 1\n"));
+    script.push_str(&format!(
+        "case {path} in /*) . {path} ;; *) . ./{path} ;; esac || exit 1\n"
+    ));
     for name in names {
-        script.push_str(&format!("[ -z \"${{{name}+x}}\" ] || printf '%s %s\\n' {name} \"${{#{name}}}\"\n"));
+        script.push_str(&format!(
+            "[ -z \"${{{name}+x}}\" ] || printf '%s %s\\n' {name} \"${{#{name}}}\"\n"
+        ));
     }
     script
 }
@@ -170,7 +183,11 @@ pub fn parse_probe<'a>(remote_path: &str, names: impl IntoIterator<Item = &'a st
             Some(_) => format!("{name}=set"),
         })
         .collect();
-    let vars = if vars.is_empty() { "none".to_owned() } else { vars.join(",") };
+    let vars = if vars.is_empty() {
+        "none".to_owned()
+    } else {
+        vars.join(",")
+    };
     format!("env profile remote={remote_path} vars={vars}")
 }
 
@@ -197,8 +214,11 @@ mod tests {
             "L=$HOME\n",
             "A=later\n",
         ));
-        let variables: Vec<(&str, &str)> =
-            profile.variables.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let variables: Vec<(&str, &str)> = profile
+            .variables
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .collect();
         assert_eq!(
             variables,
             [
@@ -210,7 +230,11 @@ mod tests {
                 ("L", "$HOME"),
             ]
         );
-        let skipped: Vec<(usize, &str)> = profile.skipped.iter().map(|Skipped { line, reason }| (*line, *reason)).collect();
+        let skipped: Vec<(usize, &str)> = profile
+            .skipped
+            .iter()
+            .map(|Skipped { line, reason }| (*line, *reason))
+            .collect();
         assert_eq!(
             skipped,
             [
@@ -244,7 +268,11 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("it's.env");
         let mut profile = crate::private_file::PrivateFile::create(&path).unwrap();
-        std::io::Write::write_all(&mut profile, b"export CI='1'\nexport API_KEY='12345678'\nexport NONE=''\n").unwrap();
+        std::io::Write::write_all(
+            &mut profile,
+            b"export CI='1'\nexport API_KEY='12345678'\nexport NONE=''\n",
+        )
+        .unwrap();
         profile.finish().unwrap();
         let names = ["CI", "API_KEY", "NONE", "HOME", "not-a-name"];
         let remote = path.to_str().unwrap();

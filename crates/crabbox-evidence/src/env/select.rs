@@ -88,9 +88,18 @@ impl Selection {
             .map(|(name, value)| (name.clone(), value.clone()))
             .collect();
         for layer in [&self.config_profile, &self.preset] {
-            inline.extend(layer.iter().filter(|(name, _)| usable(name)).map(|(name, value)| (name.clone(), value.clone())));
+            inline.extend(
+                layer
+                    .iter()
+                    .filter(|(name, _)| usable(name))
+                    .map(|(name, value)| (name.clone(), value.clone())),
+            );
         }
-        Forwarding { uploaded, inline, refused: refused.into_iter().collect() }
+        Forwarding {
+            uploaded,
+            inline,
+            refused: refused.into_iter().collect(),
+        }
     }
 }
 
@@ -120,7 +129,10 @@ mod tests {
     use crate::env::{Allowlist, Author, Profile};
 
     fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
-        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+        pairs
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect()
     }
 
     #[test]
@@ -147,11 +159,20 @@ mod tests {
         };
         let forwarding = selection.choose(&allowlist);
         assert_eq!(forwarding.uploaded, map(&[("B", "profile")]));
-        assert_eq!(forwarding.inline, map(&[("A", "local"), ("C", "config"), ("CRABBOX_X", "1"), ("D", "preset")]));
+        assert_eq!(
+            forwarding.inline,
+            map(&[("A", "local"), ("C", "config"), ("CRABBOX_X", "1"), ("D", "preset")])
+        );
         assert_eq!(forwarding.refused, ["HCLOUD_TOKEN"]);
 
-        let reserved = Reserved { lease_id: "cbx_1".into(), run_id: "run_1".into(), slug: "amber-crab".into() };
-        let effective = forwarding.with_box(&map(&[("A", "box"), ("BROWSER", "/b")]), &reserved).effective();
+        let reserved = Reserved {
+            lease_id: "cbx_1".into(),
+            run_id: "run_1".into(),
+            slug: "amber-crab".into(),
+        };
+        let effective = forwarding
+            .with_box(&map(&[("A", "box"), ("BROWSER", "/b")]), &reserved)
+            .effective();
         assert_eq!(
             effective,
             map(&[
