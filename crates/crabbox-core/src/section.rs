@@ -97,8 +97,8 @@ impl SectionSchema {
             if key.secret && (key.flag.is_some() || key.default.is_some()) {
                 return Err(fault("a secret has neither flag nor default"));
             }
-            if key.environment_only && key.environment.is_empty() {
-                return Err(fault("a key without file needs a variable"));
+            if key.no_file && key.environment.is_empty() && key.flag.is_none() {
+                return Err(fault("a key that no file holds needs a variable or a flag"));
             }
             if key.help.is_empty() {
                 return Err(fault("key without help"));
@@ -164,7 +164,7 @@ pub struct KeySchema {
     /// Receives the section's secrets, so a repository file may not choose it for an operator's credential.
     pub destination: bool,
     /// Has no place in files.
-    pub environment_only: bool,
+    pub no_file: bool,
     /// How layers combine.
     pub merge: Merge,
     /// Whether the flag adds to the list of the lower layers instead of replacing it.
@@ -186,7 +186,7 @@ impl KeySchema {
             trust: Trust::Anyone,
             secret: false,
             destination: matches!(kind, Kind::Origin),
-            environment_only: false,
+            no_file: false,
             merge: Merge::Replace,
             flag_appends: false,
             help,
@@ -244,8 +244,8 @@ impl KeySchema {
 
     /// Keeps it out of files.
     #[must_use]
-    pub const fn environment_only(mut self) -> Self {
-        self.environment_only = true;
+    pub const fn no_file(mut self) -> Self {
+        self.no_file = true;
         self
     }
 

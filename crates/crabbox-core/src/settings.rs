@@ -199,7 +199,7 @@ fn missing(key: &KeySchema, path: &str) -> Error {
         ways.push(format!("`--{flag}`"));
     }
     ways.extend(key.environment.iter().map(|name| format!("`{name}`")));
-    if !key.environment_only {
+    if !key.no_file {
         ways.push("it in your config file".to_owned());
     }
     Error::usage(format!("setting is required: `{path}`")).with_hint(format!("set {}", ways.join(" or ")))

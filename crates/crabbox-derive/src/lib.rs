@@ -20,7 +20,7 @@ use syn::{DeriveInput, parse_macro_input};
 /// | `trust = operator` | who may set it: `anyone`, `operator`, `only_true`, `only_false`, `at_most` |
 /// | `secret` | never shown, never a flag; implied by the type `Secret` |
 /// | `destination` | receives the section's secrets; implied by the type `Origin` |
-/// | `environment_only` | has no place in files |
+/// | `no_file` | has no place in files |
 /// | `values = ["linux\|ubuntu", "macos"]` | accepted words, each with its other spellings |
 /// | `kind = bytes` | other kind than the type's: `bytes`, `duration_or_zero`, `path`, `list`, `any` … |
 /// | `merge = append` | how layers combine: `replace`, `replace_when_present`, `append`, `append_unique` |

@@ -17,7 +17,7 @@ struct Key {
     trust: Option<Ident>,
     secret: bool,
     destination: bool,
-    environment_only: bool,
+    no_file: bool,
     values: Vec<String>,
     kind: Option<Ident>,
     merge: Option<Ident>,
@@ -119,7 +119,7 @@ impl Key {
             "merge" => self.merge = Some(meta.value()?.parse()?),
             "secret" => self.secret = true,
             "destination" => self.destination = true,
-            "environment_only" => self.environment_only = true,
+            "no_file" => self.no_file = true,
             "flag_appends" => self.flag_appends = true,
             _ => return Err(meta.error("unknown argument")),
         }
@@ -169,8 +169,8 @@ impl Key {
         if self.destination {
             schema = quote! { #schema.destination() };
         }
-        if self.environment_only {
-            schema = quote! { #schema.environment_only() };
+        if self.no_file {
+            schema = quote! { #schema.no_file() };
         }
         if self.flag_appends {
             schema = quote! { #schema.flag_appends() };

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::kind::{Choice, Kind, SettingValue};
 use crate::error::{Error, Result};
 use crate::secret::{Origin, Secret};
-use crate::spec::{Egress, IsolationLevel, OperatingSystem, Persistence, WindowsMode};
+use crate::spec::{Egress, IsolationLevel, OperatingSystem, Persistence, TtlEnforcement, WindowsMode};
 
 /// A Rust type that a key can have.
 pub trait FromSetting: Sized {
@@ -144,6 +144,7 @@ from_words!(
     ]
 );
 from_words!(Persistence, [("ephemeral", []), ("checkpoint", []), ("durable", [])]);
+from_words!(TtlEnforcement, [("none", []), ("box", []), ("provider", [])]);
 from_words!(Egress, [("none", []), ("allowlist", []), ("open", [])]);
 
 /// Declares an enum of words that can be the type of a key; `|` adds other accepted spellings.
@@ -230,6 +231,7 @@ mod tests {
         check(WindowsMode::ALL, WindowsMode::as_str);
         check(IsolationLevel::ALL, IsolationLevel::as_str);
         check(Persistence::ALL, Persistence::as_str);
+        check(TtlEnforcement::ALL, TtlEnforcement::as_str);
         check(Egress::ALL, Egress::as_str);
     }
 

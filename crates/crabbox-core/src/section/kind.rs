@@ -50,7 +50,7 @@ pub enum Kind {
     Origin,
     /// A path on this machine. A leading `~/` in a file means the home directory.
     Path,
-    /// Structured data that its owner checks; JSON in variables and flags.
+    /// Structured data that its owner checks; JSON in variables and flags, where any other text is a string.
     Any,
 }
 
@@ -130,10 +130,8 @@ impl Kind {
                 }
             },
             Self::Origin => SettingValue::Text(Origin::parse(text)?.to_string()),
-            Self::Any => match serde_json::from_str(trimmed) {
-                Ok(value) => SettingValue::Any(value),
-                Err(_) => return refuse("not JSON", "write one JSON value".to_owned()),
-            },
+            // Owners may accept a short form; what is not JSON reaches them as a string.
+            Self::Any => SettingValue::Any(serde_json::from_str(trimmed).unwrap_or_else(|_| trimmed.into())),
         })
     }
 }
@@ -304,6 +302,7 @@ mod tests {
             (OperatingSystem::KIND, "Darwin", SettingValue::Text("macos".into())),
             (Kind::Origin, "https://H/", SettingValue::Text("https://h".into())),
             (Kind::Any, "[1]", SettingValue::Any(serde_json::json!([1]))),
+            (Kind::Any, "a:/b", SettingValue::Any("a:/b".into())),
         ];
         for (kind, text, value) in cases {
             assert!(kind.parse(text).unwrap() == *value, "{kind:?} {text}");
@@ -324,7 +323,6 @@ mod tests {
             (Kind::Bytes, "99999999999TiB"),
             (Kind::Map, "a"),
             (WindowsMode::KIND, "cygwin"),
-            (Kind::Any, "{"),
         ];
         for (kind, text) in cases {
             let error = kind.parse(text).unwrap_err();
