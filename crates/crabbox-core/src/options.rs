@@ -185,6 +185,7 @@ mod tests {
             work_root: "/work",
             section: &SECTION,
             immutable_labels: &[],
+            outlives_host: true,
             catalog: CatalogFacts {
                 category: "delegated-sandbox",
                 location: "provider-managed",

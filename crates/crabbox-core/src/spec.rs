@@ -352,6 +352,9 @@ pub struct ProviderSpec {
     pub section: &'static crate::section::SectionSchema,
     /// Label keys that never change after creation; verified before a box is destroyed.
     pub immutable_labels: &'static [&'static str],
+    /// Whether its boxes can outlive a loss of power of this machine. Where they can, every record is flushed to disk before
+    /// the effect it announces; where they cannot, surviving the death of the process is enough.
+    pub outlives_host: bool,
     /// Catalog facts.
     pub catalog: CatalogFacts,
 }

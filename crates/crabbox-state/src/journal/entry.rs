@@ -1,5 +1,7 @@
 //! One entry of the journal.
 
+use std::collections::BTreeMap;
+
 use crabbox_core::LeaseId;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -89,6 +91,9 @@ pub struct Entry {
     /// The resource, once it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resource: Option<Resource>,
+    /// Facts that the provider needs to finish or undo its part.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub notes: BTreeMap<String, String>,
     /// Fields of other versions.
     #[serde(flatten)]
     pub unknown: Map<String, Value>,

@@ -7,6 +7,7 @@
 
 mod entry;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use crabbox_core::{Error, LeaseId, Result};
@@ -66,6 +67,7 @@ impl Journal {
             created_at: seconds(now),
             client: self.client.clone(),
             resource: None,
+            notes: BTreeMap::new(),
             unknown: serde_json::Map::new(),
         };
         if !self.disk.create(&self.path(&entry.lease_id), &json::pretty(&entry)?)? {
@@ -221,6 +223,17 @@ impl Handle {
         }
         self.change(|entry| {
             entry.resource = Some(resource);
+            Ok(())
+        })
+    }
+
+    /// Records what the provider needs to finish or undo its part, such as the id of a running operation.
+    ///
+    /// # Errors
+    /// As [`Handle::acquired`].
+    pub fn note(&mut self, key: &str, value: &str) -> Result<()> {
+        self.change(|entry| {
+            entry.notes.insert(key.to_owned(), value.to_owned());
             Ok(())
         })
     }

@@ -1,0 +1,525 @@
+//! The end of a run: evidence, record, release, verdict. Nothing here gives up half-way.
+
+use std::io::Read;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crabbox_core::remote::{Capture, ExecRequest, ExecStatus};
+use crabbox_core::{Error, ErrorKind, Result};
+use crabbox_evidence::bundle::{Bundle, ConfigDescription, RunDescription, WrittenBundle, bundle_path, remote_script};
+use crabbox_evidence::classify::{Classification, FailureEvidence, FailureFact, classify};
+use crabbox_evidence::digest::{Digest, Tail, tail_lines};
+use crabbox_evidence::junit;
+use crabbox_evidence::redact::Redactor;
+use crabbox_evidence::stream::StreamEvidence;
+use crabbox_evidence::timing::{ExitSource, PhaseTiming};
+use crabbox_state::runs::Finish;
+
+use super::Run;
+use crate::api::{RunOutcome, StopAfter};
+use crate::event::Event;
+use crate::step::Step;
+
+/// Longest time for fetching the box's files for a bundle.
+const BUNDLE_LIMIT: Duration = Duration::from_secs(60);
+
+/// Exit status of a run that the user interrupted while its command ran.
+const INTERRUPTED: u8 = 255;
+
+/// How the run stands once its command is over.
+struct Verdict {
+    code: i32,
+    source: ExitSource,
+    error: Option<Error>,
+    out_of_memory: bool,
+}
+
+impl Run<'_> {
+    /// Collects, records, releases and judges.
+    pub(super) async fn finish(mut self, ended: Result<Option<ExecStatus>>) -> RunOutcome {
+        let mut verdict = self.judge(ended).await;
+        self.engine.step(Step::Collected);
+        let classification = self.complete_timing(&verdict).await;
+        let bundle = self.explain(&verdict, classification.as_ref()).await;
+        if let Err(error) = self.finish_record(&verdict, classification.as_ref()) {
+            self.engine
+                .warn(format!("the record of this run is incomplete: {error}"));
+        }
+        self.engine.step(Step::Recorded);
+        self.summarise(&verdict);
+        drop(self.workspace.take());
+        let released = self.release(&mut verdict).await;
+        self.timing.set_exit(verdict.code, verdict.source);
+        self.append_timing(&mut verdict);
+
+        RunOutcome {
+            exit_code: u8::try_from(verdict.code).unwrap_or(INTERRUPTED),
+            exit_source: verdict.source,
+            run: self.plan.run.clone(),
+            workdir: Some(self.workdir.to_string()),
+            executed_tree: Some(self.timing.executed_tree.clone()).filter(|tree| !tree.is_empty()),
+            lease: Some(self.lease.info),
+            timing: self.timing,
+            results: self.results,
+            bundle,
+            released,
+            error: verdict.error,
+        }
+    }
+
+    /// Whose exit status counts: the command's, unless a step around it or a policy says otherwise.
+    async fn judge(&mut self, ended: Result<Option<ExecStatus>>) -> Verdict {
+        let status = match ended {
+            Ok(Some(status)) => status,
+            Ok(None) => ExecStatus::exited(0),
+            Err(error) => {
+                let interrupted = error.is_cancelled() && self.output.is_some();
+                let code = if interrupted {
+                    INTERRUPTED
+                } else {
+                    error.kind().exit_code()
+                };
+                return Verdict {
+                    code: code.into(),
+                    source: ExitSource::Crabbox,
+                    error: Some(error),
+                    out_of_memory: false,
+                };
+            }
+        };
+        self.collect_results().await;
+        let source = if status.signal.is_some() {
+            ExitSource::Signal
+        } else {
+            ExitSource::Command
+        };
+        let mut verdict = Verdict {
+            code: status.code,
+            source,
+            error: None,
+            out_of_memory: status.out_of_memory,
+        };
+        if !status.success() {
+            return verdict;
+        }
+        let failure = match self.collect_downloads().await {
+            Err(error) => Some(error),
+            Ok(()) => self.test_policy(),
+        };
+        if let Some(error) = failure {
+            verdict.code = error.kind().exit_code().into();
+            verdict.source = ExitSource::Crabbox;
+            verdict.error = Some(error);
+        }
+        verdict
+    }
+
+    fn test_policy(&self) -> Option<Error> {
+        let summary = self.results.as_ref().filter(|summary| summary.has_failures())?;
+        if !self.plan.results.fail_on_failures {
+            return None;
+        }
+        self.engine.info(junit::policy_line(summary));
+        Some(Error::other(junit::policy_message(summary)).with_hint(format!("see `crabbox results {}`", self.plan.run)))
+    }
+
+    /// Fills in everything but the exit status, which the release may still change.
+    async fn complete_timing(&mut self, verdict: &Verdict) -> Option<Classification> {
+        let now = self.engine.monotonic();
+        self.timing.total = now.saturating_sub(self.leased);
+        self.timing.end_to_end = now.saturating_sub(self.begun);
+        self.timing.set_exit(verdict.code, verdict.source);
+        self.timing.artifacts.clone_from(&self.artifacts);
+        if let Some(output) = &self.output {
+            self.timing.command_phases = output
+                .phases
+                .iter()
+                .map(|phase| PhaseTiming::ran(&phase.name, phase.duration))
+                .collect();
+            for warning in &output.warnings {
+                self.engine.warn(warning.clone());
+            }
+        }
+        if let Some(tree) = self.tree.take() {
+            match tree.await {
+                Ok(Ok(hash)) => self.timing.executed_tree = hash,
+                Ok(Err(error)) => self.engine.warn(format!("the executed tree has no hash: {error}")),
+                Err(_) => self.engine.warn("the executed tree has no hash: hashing was ended"),
+            }
+        }
+        if verdict.code == 0 {
+            return None;
+        }
+        let classification = self.classify(verdict);
+        self.timing.blocked_stage = Some(classification.blocked_stage);
+        self.timing.retry_likely = Some(classification.retry_likely);
+        self.timing.resource_exhaustion = classification.resource_exhaustion;
+        Some(classification)
+    }
+
+    fn classify(&self, verdict: &Verdict) -> Classification {
+        let mut facts = Vec::new();
+        if verdict.out_of_memory {
+            facts.push(FailureFact::MemoryExhausted);
+        }
+        if verdict
+            .error
+            .as_ref()
+            .is_some_and(|error| error.kind() == ErrorKind::Sync)
+        {
+            facts.push(FailureFact::SyncIncomplete);
+        }
+        let mut log = self
+            .output
+            .as_ref()
+            .map(|output| output.log.to_text())
+            .unwrap_or_default();
+        if let Some(error) = &verdict.error {
+            log.push_str(&error.to_string());
+        }
+        let last_phase = self.output.as_ref().and_then(|output| output.phases.last());
+        classify(&FailureEvidence {
+            facts: &facts,
+            log: &log,
+            last_phase: last_phase.map_or("", |phase| phase.name.as_str()),
+            test_policy_failed: verdict.source == ExitSource::Crabbox
+                && verdict.error.is_some()
+                && self.results.as_ref().is_some_and(junit::Summary::has_failures),
+        })
+    }
+
+    /// Says why a run failed and leaves a bundle for whoever looks closer.
+    async fn explain(
+        &mut self,
+        verdict: &Verdict,
+        classification: Option<&Classification>,
+    ) -> Option<std::path::PathBuf> {
+        let classification = classification?;
+        self.digest(verdict, classification);
+        // A command that never started left nothing that the message does not say.
+        self.output.as_ref()?;
+        match self.bundle().await {
+            Ok(written) => {
+                self.engine.info(written.line());
+                for warning in &written.warnings {
+                    self.engine.warn(warning.clone());
+                }
+                self.engine.emit(Event::Collected {
+                    kind: "failure-bundle",
+                    path: written.path.clone(),
+                    bytes: written.size_bytes,
+                });
+                Some(written.path)
+            }
+            Err(error) => {
+                self.engine.warn(format!("no failure bundle was written: {error}"));
+                None
+            }
+        }
+    }
+
+    fn digest(&self, verdict: &Verdict, classification: &Classification) {
+        let Some(output) = &self.output else {
+            if let Some(line) = classification.line() {
+                self.engine.info(line);
+            }
+            return;
+        };
+        let run = self.plan.run.as_str();
+        let names: Vec<&str> = output.phases.iter().map(|phase| phase.name.as_str()).collect();
+        let next = self.next_commands();
+        let tail = if output.stderr.tail.is_empty() {
+            &output.stdout.tail
+        } else {
+            &output.stderr.tail
+        };
+        let hint = verdict.error.as_ref().and_then(Error::hint);
+        let mut lines = Digest {
+            phase: "command",
+            classification: *classification,
+            hint,
+            run_id: Some(run),
+            failed_phase: names.last().copied().unwrap_or_default(),
+            observed_phases: &names,
+            shell_text: self.plan.command.as_ref().and_then(|command| command.shell_text()),
+            results: self.results.as_ref(),
+            next: &next,
+            tail,
+        }
+        .lines();
+        if verdict.code == 127 {
+            lines.push("hint: exit 127 means that the program was not found on the box".to_owned());
+        }
+        for (name, stream) in [("stdout", &output.stdout), ("stderr", &output.stderr)] {
+            let tail = match &stream.captured {
+                Some(path) => Tail::Captured(path),
+                None => Tail::Lines(&stream.tail),
+            };
+            lines.extend(tail_lines(name, tail));
+        }
+        self.engine.emit(Event::FailureDigest { lines });
+    }
+
+    fn next_commands(&self) -> Vec<(&'static str, String)> {
+        let run = &self.plan.run;
+        let mut next = vec![
+            ("logs", format!("crabbox logs {run}")),
+            ("events", format!("crabbox events {run}")),
+        ];
+        if !self.will_release(true) {
+            next.push(("stop", self.timing.stop_command.clone()));
+        }
+        next
+    }
+
+    async fn bundle(&mut self) -> Result<WrittenBundle> {
+        let remote = self.remote_evidence().await;
+        let path = bundle_path(self.plan.checkout.root(), self.plan.run.as_str(), self.engine.now());
+        let config = &self.engine.shared.config.config.selection;
+        let command = self
+            .plan
+            .command
+            .as_ref()
+            .map(|command| command.display().to_owned())
+            .unwrap_or_default();
+        let env = crabbox_evidence::bundle::env_report(
+            &crabbox_evidence::env::Allowlist::default(),
+            &self.plan.forwarding.effective(),
+        );
+        let reader = |stream: &mut StreamEvidence| -> Option<Box<dyn Read>> {
+            if let Some(path) = &stream.captured {
+                return Some(Box::new(std::fs::File::open(path).ok()?));
+            }
+            Some(stream.spool.take()?.into_reader().ok()?)
+        };
+        let (stdout, stderr) = match &mut self.output {
+            Some(output) => (reader(&mut output.stdout), reader(&mut output.stderr)),
+            None => (None, None),
+        };
+        let bundle = Bundle {
+            run: RunDescription {
+                actions_run_url: String::new(),
+                capture_on_fail_flag: false,
+                command,
+                exit_code: self.timing.exit_code,
+                lease_id: self.timing.lease_id.clone(),
+                provider: self.timing.provider.clone(),
+                run_id: self.timing.run_id.clone(),
+                slug: self.timing.slug.clone(),
+                workdir: self.timing.workdir.clone(),
+            },
+            timing: &self.timing,
+            env,
+            config: ConfigDescription {
+                provider: self.timing.provider.clone(),
+                target: self.lease.info.target.to_string(),
+                class: config.class.clone(),
+                server_type: config.server_type.clone().unwrap_or_default(),
+                idle_timeout: crabbox_core::duration::format(config.idle_timeout),
+                ttl: crabbox_core::duration::format(config.ttl),
+                work_root: self.lease.info.work_root.clone(),
+                ..ConfigDescription::default()
+            },
+            stdout,
+            stderr,
+            remote,
+        };
+        bundle.write_to(&path, &Redactor::new(&self.plan.secrets))
+    }
+
+    /// What the box itself can say: reports, logs, uploaded scripts. Nothing when it does not answer in time.
+    async fn remote_evidence(&self) -> Option<Box<dyn Read>> {
+        if self.engine.shared.cancel.is_cancelled() {
+            return None;
+        }
+        let mut capture = Capture::new(usize::try_from(crabbox_evidence::bundle::MAX_REMOTE_BYTES).ok()?);
+        let request = ExecRequest::script(remote_script(), [""; 0])
+            .in_dir(self.workdir.clone())
+            .with_timeout(Some(BUNDLE_LIMIT));
+        match self.remote.exec(request, &mut capture).await {
+            Ok(status) if status.success() && !capture.stdout().is_empty() => {
+                Some(Box::new(std::io::Cursor::new(capture.stdout().to_vec())))
+            }
+            Ok(_) => None,
+            Err(error) => {
+                self.engine
+                    .warn(format!("the failure bundle has no files of the box: {error}"));
+                None
+            }
+        }
+    }
+
+    fn finish_record(&self, verdict: &Verdict, classification: Option<&Classification>) -> Result<()> {
+        if let (Some(error), None) = (&verdict.error, &self.output) {
+            return self.record.fail(error.to_string()).map(drop);
+        }
+        let results = self.results.as_ref().map(serde_json::to_value).transpose();
+        let finish = Finish {
+            exit_code: verdict.code,
+            exit_source: match verdict.source {
+                ExitSource::Command => "command",
+                ExitSource::Signal => "signal",
+                _ => "crabbox",
+            }
+            .to_owned(),
+            sync_ms: Some(milliseconds(self.timing.sync)),
+            command_ms: Some(milliseconds(self.timing.command)),
+            blocked_stage: classification
+                .map(|class| class.blocked_stage.as_str().to_owned())
+                .unwrap_or_default(),
+            retry_likely: classification
+                .map(|class| class.retry_likely.as_str().to_owned())
+                .unwrap_or_default(),
+            results: results.map_err(|error| Error::other("encode test results").with_source(error))?,
+            telemetry: None,
+        };
+        self.record.finish(finish).map(drop)
+    }
+
+    fn summarise(&self, verdict: &Verdict) {
+        let mut lines = Vec::new();
+        if self.output.is_some() && verdict.error.is_none() {
+            lines.push(self.timing.complete_line());
+        }
+        lines.push(self.timing.summary_line());
+        lines.push(self.timing.details_line());
+        self.engine.emit(Event::Summary { lines });
+    }
+
+    fn will_release(&self, failed: bool) -> bool {
+        match self.plan.stop_after {
+            StopAfter::Always => true,
+            StopAfter::Never => false,
+            StopAfter::Success => !failed,
+            StopAfter::Failure => failed,
+            StopAfter::Auto => self.created() && !self.plan.keep && !(self.plan.keep_on_failure && failed),
+        }
+    }
+
+    /// Gives the box back, or says that it stays. Returns whether it is gone.
+    async fn release(&mut self, verdict: &mut Verdict) -> bool {
+        let failed = verdict.code != 0;
+        // A new box whose handle nobody could read would stay for nobody.
+        let handle_lost = self.plan.lease_output.as_ref().is_some_and(|path| !path.exists());
+        let releases = self.will_release(failed) || (self.created() && handle_lost);
+        if !releases {
+            if let Err(error) = self.keep_lease(failed).await {
+                self.engine
+                    .warn(format!("the lease stays but its record does not say so: {error}"));
+            }
+            return false;
+        }
+        let policy = self.plan.stop_after.as_str();
+        let backend = Arc::clone(&self.lease.backend);
+        match self
+            .engine
+            .release_lease(self.lease.spec, backend, self.lease.id().clone(), policy)
+            .await
+        {
+            Ok(outcome) => {
+                self.timing.lease_stopped = Some(true);
+                let mut event = crabbox_state::runs::EventInput::new("lease.released");
+                event.lease_id = self.lease.id().to_string();
+                if let Err(error) = self.recorder().event(event) {
+                    self.engine
+                        .warn(format!("the record of this run is incomplete: {error}"));
+                }
+                outcome.outcome.is_gone()
+            }
+            Err(error) => {
+                self.timing.lease_stopped = Some(false);
+                self.timing.lease_stop_error = error.to_string();
+                if verdict.code == 0 {
+                    let kind = if error.kind() == ErrorKind::Other {
+                        ErrorKind::Remote
+                    } else {
+                        error.kind()
+                    };
+                    verdict.code = ErrorKind::Remote.exit_code().into();
+                    verdict.source = ExitSource::Crabbox;
+                    verdict.error = Some(
+                        error
+                            .with_kind(kind)
+                            .context("the command succeeded but its box was not released"),
+                    );
+                } else {
+                    self.engine.warn(format!(
+                        "lease cleanup stopped=false policy={policy} lease={}: {error}",
+                        self.lease.id()
+                    ));
+                }
+                false
+            }
+        }
+    }
+
+    async fn keep_lease(&mut self, failed: bool) -> Result<()> {
+        let engine = self.engine;
+        if self.created() {
+            engine.keep(&mut self.lease)?;
+            let id = self
+                .lease
+                .info
+                .slug
+                .as_ref()
+                .map_or_else(|| self.lease.id().to_string(), ToString::to_string);
+            let mut hints = vec![format!("inspect: crabbox inspect --id {id}")];
+            if failed {
+                hints.push(format!("again: crabbox run --id {id} -- <command>"));
+            }
+            hints.push(format!("stop: {}", self.timing.stop_command));
+            engine.emit(Event::Kept {
+                lease: self.lease.id().clone(),
+                hints,
+            });
+        }
+        engine.touch(&self.lease, "ready", None).await.map(drop)
+    }
+
+    fn append_timing(&self, verdict: &mut Verdict) {
+        let Some(path) = &self.plan.timing_record else { return };
+        let appended = self.benchmark().and_then(|record| record.append_to(path));
+        if let Err(error) = appended {
+            if verdict.code == 0 {
+                verdict.code = ErrorKind::Usage.exit_code().into();
+                verdict.source = ExitSource::Crabbox;
+                verdict.error = Some(error);
+            } else {
+                self.engine.warn(format!("the timing record was not written: {error}"));
+            }
+        }
+    }
+
+    fn benchmark(&self) -> Result<crabbox_evidence::timing::TimingRecord> {
+        use crabbox_evidence::timing::{Benchmark, TimingRecord, command_fingerprint, repository_fingerprint};
+        let command = self.plan.command.as_ref();
+        let recorded = command.map(|command| command.recorded().to_vec()).unwrap_or_default();
+        let source = &self.plan.checkout.source;
+        let remote = source.remote().map(|remote| remote.address.clone()).unwrap_or_default();
+        let head = source.head().unwrap_or_default();
+        let spec = self.lease.spec;
+        let benchmark = Benchmark {
+            command_fingerprint: command_fingerprint(&recorded)?,
+            command_display: Redactor::new(&self.plan.secrets)
+                .redact(command.map(|command| command.display()).unwrap_or_default()),
+            repo_fingerprint: repository_fingerprint(source.name(), &remote, head),
+            repo_name: source.name().to_owned(),
+            repo_head: head.to_owned(),
+            provider_family: spec.family.to_owned(),
+            provider_kind: spec.kind.as_str().to_owned(),
+            provider_category: spec.catalog.category.to_owned(),
+            cold_run: Some(self.created()),
+            ..Benchmark::default()
+        };
+        Ok(TimingRecord::new(
+            self.engine.now(),
+            "run",
+            benchmark,
+            self.timing.clone(),
+        ))
+    }
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

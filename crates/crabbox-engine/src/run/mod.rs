@@ -1,0 +1,312 @@
+//! One run: plan, lease, sync, command, evidence, release.
+//!
+//! Nothing is created before the plan stands. From then on every failure becomes part of the outcome: evidence is collected
+//! as far as possible and the box is given back as the policy says, also when the operation is cancelled.
+
+mod collect;
+mod command;
+mod finish;
+mod output;
+mod plan;
+mod preflight;
+pub(crate) mod timing;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crabbox_core::remote::{ExecRequest, ExecStatus, OutputSink, RemotePath};
+use crabbox_core::{Error, Remote, Result};
+use crabbox_evidence::junit::Summary;
+use crabbox_evidence::lease_output::LeaseOutput;
+use crabbox_evidence::stream::OutputEvidence;
+use crabbox_evidence::timing::{Artifact, TimingReport};
+use crabbox_state::lock::LockGuard;
+use crabbox_state::runs::{EventInput, RunRecord, RunWriter};
+use tokio::task::JoinHandle;
+
+use crate::acquire::Wanted;
+use crate::api::{RunOutcome, RunRequest, StopAfter};
+use crate::checkout::Look;
+use crate::engine::{Engine, blocking};
+use crate::event::{Event, RunContext};
+use crate::lease::Lease;
+use crate::run::plan::{Choice, RunPlan};
+use crate::step::Step;
+
+/// A run in progress: everything that was found out so far.
+struct Run<'a> {
+    engine: &'a Engine,
+    plan: RunPlan,
+    lease: Lease,
+    remote: Arc<dyn Remote>,
+    workdir: RemotePath,
+    record: Arc<RunWriter>,
+    timing: TimingReport,
+    /// Monotonic times: when the run was asked for, and when its box was there.
+    begun: Duration,
+    leased: Duration,
+    workspace: Option<LockGuard>,
+    tree: Option<JoinHandle<Result<String>>>,
+    output: Option<OutputEvidence>,
+    results: Option<Summary>,
+    artifacts: Vec<Artifact>,
+}
+
+impl Engine {
+    /// Runs a command in a box, new or existing, and streams its output into `output`.
+    ///
+    /// # Errors
+    /// Only when nothing is left behind: the request was refused, or getting the box failed and was undone. Everything
+    /// later is in the outcome.
+    pub async fn run(&self, request: RunRequest, output: &mut dyn OutputSink) -> Result<RunOutcome> {
+        let begun = self.monotonic();
+        let mut plan = self.plan_run(request)?;
+        let look = match plan.sync {
+            Some(_) => Some(Arc::new(self.look_at(&plan.checkout, plan.force_large).await?)),
+            None => None,
+        };
+        if let (Some(look), Choice::New { plan: lease_plan, .. }) = (&look, &plan.choice)
+            && lease_plan.backend.host_workspace().is_none()
+        {
+            // A box that is not on this machine gets an archive, and that must succeed before the box is paid for.
+            let archive = self.pack(Arc::clone(look)).await?;
+            if let Ok(mut slot) = look.archive.lock() {
+                *slot = Some(archive);
+            }
+        }
+        self.step(Step::Manifested);
+        let record = Arc::new(self.begin_record(&plan)?);
+        self.emit(Event::Recording { run: plan.run.clone() });
+        let asked = self.monotonic();
+        let lease = match self.lease_for(&mut plan).await {
+            Ok(lease) => lease,
+            Err(error) => {
+                record.fail(error.to_string())?;
+                return Err(error);
+            }
+        };
+        let lease_id = lease.id().clone();
+        match self.start(plan, lease, record, (begun, asked)) {
+            Ok(run) => Ok(run.execute(look, output).await),
+            // Nothing on the box was touched, so a box of ours goes back at once.
+            Err((error, lease, created)) => {
+                if created {
+                    self.release_lease(lease.spec, lease.backend, lease_id, "auto").await?;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn begin_record(&self, plan: &RunPlan) -> Result<RunWriter> {
+        let command = plan
+            .command
+            .as_ref()
+            .map(|command| command.recorded().to_vec())
+            .unwrap_or_default();
+        let mut record = RunRecord::new(plan.run.clone(), command, self.now());
+        record.label.clone_from(&plan.label);
+        record.class.clone_from(&self.shared.config.config.selection.class);
+        let writer = self.stores().runs.create(record)?;
+        writer.event(EventInput::new("leasing.started"))?;
+        Ok(writer)
+    }
+
+    async fn lease_for(&self, plan: &mut RunPlan) -> Result<Lease> {
+        let repo_root = plan.checkout.root_text();
+        match &mut plan.choice {
+            Choice::Existing(id) => self.take(id, &repo_root, plan.reclaim).await,
+            Choice::New { plan: lease_plan, slug } => {
+                let keep = plan.keep || plan.stop_after == StopAfter::Never;
+                let wanted = Wanted {
+                    slug: slug.take(),
+                    keep,
+                    repo_root,
+                    restore_from: None,
+                };
+                self.acquire(lease_plan, wanted).await
+            }
+        }
+    }
+
+    #[expect(clippy::result_large_err, reason = "the lease comes back so that it can be released")]
+    fn start(
+        &self,
+        plan: RunPlan,
+        lease: Lease,
+        record: Arc<RunWriter>,
+        (begun, asked): (Duration, Duration),
+    ) -> std::result::Result<Run<'_>, (Error, Lease, bool)> {
+        let created = matches!(plan.choice, Choice::New { .. });
+        let prepared = lease
+            .remote()
+            .and_then(|remote| Ok((remote, lease.workdir(plan.checkout.name())?)));
+        let (remote, workdir) = match prepared {
+            Ok(prepared) => prepared,
+            Err(error) => return Err((error, lease, created)),
+        };
+        let leased = self.monotonic();
+        let mut timing = timing::for_lease(&lease, leased.saturating_sub(asked));
+        timing.run_id = plan.run.to_string();
+        timing.label.clone_from(&plan.label);
+        timing.repo_path = plan.checkout.root_text();
+        timing.workdir = workdir.to_string();
+        Ok(Run {
+            engine: self,
+            plan,
+            lease,
+            remote,
+            workdir,
+            record,
+            timing,
+            begun,
+            leased,
+            workspace: None,
+            tree: None,
+            output: None,
+            results: None,
+            artifacts: Vec::new(),
+        })
+    }
+}
+
+impl Run<'_> {
+    /// Works and then finishes, whatever happened in between.
+    async fn execute(mut self, look: Option<Arc<Look>>, output: &mut dyn OutputSink) -> RunOutcome {
+        let heartbeat = self.engine.heartbeat_task(&self.lease);
+        let ended = self.work(look, output).await;
+        heartbeat.stop().await;
+        self.finish(ended).await
+    }
+
+    /// Everything up to the end of the command. `None` for a run that only syncs.
+    async fn work(&mut self, look: Option<Arc<Look>>, output: &mut dyn OutputSink) -> Result<Option<ExecStatus>> {
+        self.describe_lease()?;
+        self.write_lease_output()?;
+        if self.shares_workspace() {
+            self.workspace = Some(self.engine.lock_workspace(&self.lease).await?);
+        }
+        self.prepare_workspace(look).await?;
+        let Some(command) = self.plan.command.take() else {
+            self.preflight().await?;
+            return Ok(None);
+        };
+        self.engine.emit(Event::Context(RunContext {
+            run: self.plan.run.clone(),
+            lease: self.lease.info.clone(),
+            workdir: self.workdir.to_string(),
+        }));
+        let started = self.engine.monotonic();
+        let ended = self.command(&command, output).await;
+        self.timing.command = self.engine.monotonic().saturating_sub(started);
+        self.plan.command = Some(command);
+        ended.map(Some)
+    }
+
+    fn created(&self) -> bool {
+        matches!(self.plan.choice, Choice::New { .. })
+    }
+
+    /// Whether another run could use the same workspace. A fresh box that goes with its run is nobody else's.
+    fn shares_workspace(&self) -> bool {
+        !self.created()
+            || self.plan.keep
+            || self.plan.keep_on_failure
+            || !matches!(self.plan.stop_after, StopAfter::Auto | StopAfter::Always)
+    }
+
+    fn describe_lease(&self) -> Result<()> {
+        let info = &self.lease.info;
+        self.record.update(|record| {
+            record.lease_id = info.lease.to_string();
+            record.slug = info.slug.as_ref().map(ToString::to_string).unwrap_or_default();
+            record.provider.clone_from(&info.provider);
+            record.target = info.target.os.to_string();
+            record.windows_mode = info
+                .target
+                .windows_mode
+                .map(|mode| mode.to_string())
+                .unwrap_or_default();
+            record.server_type.clone_from(&info.server_type);
+        })?;
+        let mut event = EventInput::new("lease.created");
+        event.lease_id = info.lease.to_string();
+        event.provider.clone_from(&info.provider);
+        self.record.event(event)
+    }
+
+    fn write_lease_output(&self) -> Result<()> {
+        let Some(path) = &self.plan.lease_output else {
+            return Ok(());
+        };
+        let info = &self.lease.info;
+        LeaseOutput {
+            provider: info.provider.clone(),
+            lease_id: info.lease.to_string(),
+            slug: info.slug.as_ref().map(ToString::to_string).unwrap_or_default(),
+            reused: info.reused,
+            kept: true,
+            actions_url: String::new(),
+            run_id: self.plan.run.to_string(),
+            cleanup_command: self.timing.stop_command.clone(),
+        }
+        .write_to(path)
+    }
+
+    /// Makes the workspace equal to the checkout, or at least makes it.
+    async fn prepare_workspace(&mut self, look: Option<Arc<Look>>) -> Result<()> {
+        let (Some(wish), Some(look)) = (self.plan.sync, look) else {
+            self.timing.sync_skipped = true;
+            let request = ExecRequest::script(r#"mkdir -p -- "$1""#, [self.workdir.as_str()]);
+            let made = self.remote.output(request);
+            return self
+                .engine
+                .unless_cancelled(made)
+                .await
+                .map(drop)
+                .map_err(|error| error.context("make the workdir"));
+        };
+        self.record.event(EventInput::new("sync.started"))?;
+        let destination = format!("{}:{}", self.lease.info.host_or_provider(), self.workdir);
+        let outcome = self
+            .engine
+            .sync(&self.remote, &self.workdir, Arc::clone(&look), destination, wish)
+            .await?;
+        self.record.event(EventInput::new("sync.finished"))?;
+        self.timing.sync = outcome.elapsed;
+        self.timing.sync_phases = outcome.phases;
+        self.timing.sync_skipped = outcome.skipped;
+        // Under the workspace lock, and beside the command: what the command sees is what was just synced.
+        self.tree = Some(tokio::spawn(blocking(move || {
+            let hash = look.tree_hash()?.to_string();
+            if !look.cache.is_clean() {
+                look.cache.save(&look.manifest)?;
+            }
+            Ok(hash)
+        })));
+        Ok(())
+    }
+
+    async fn preflight(&self) -> Result<()> {
+        let Some(tools) = &self.plan.preflight else {
+            return Ok(());
+        };
+        if tools.is_empty() {
+            return Ok(());
+        }
+        match self
+            .engine
+            .unless_cancelled(preflight::look(&*self.remote, &self.workdir, tools))
+            .await
+        {
+            Ok(lines) => lines.into_iter().for_each(|line| self.engine.info(line)),
+            Err(error) if error.is_cancelled() => return Err(error),
+            Err(error) => self.engine.warn(format!("remote preflight failed: {error}")),
+        }
+        self.engine.info(format!(
+            "remote preflight workspace=raw workdir={} hydrate_supported=false",
+            self.workdir
+        ));
+        Ok(())
+    }
+}

@@ -1,0 +1,179 @@
+//! Making a workspace on a box equal to the checkout.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crabbox_core::remote::{ExecRequest, RemotePath};
+use crabbox_core::{Error, Remote, Result};
+use crabbox_evidence::timing::PhaseTiming;
+use crabbox_sync::apply::{ApplyOptions, apply_to_directory};
+use crabbox_sync::remote_archive::{RemoteArchiveOptions, sync_archive};
+
+use crate::checkout::Look;
+use crate::engine::{Engine, blocking};
+use crate::event::Event;
+use crate::step::Step;
+
+/// How often a long sync says that it still goes on.
+const PROGRESS: Duration = Duration::from_secs(15);
+
+/// How to sync.
+#[derive(Clone, Copy)]
+pub(crate) struct SyncWish {
+    /// Delete what left the manifest.
+    pub(crate) delete: bool,
+    /// Compare contents instead of size and time.
+    pub(crate) checksum: bool,
+    /// Empty the workspace first.
+    pub(crate) full: bool,
+    /// Longest transfer.
+    pub(crate) timeout: Duration,
+}
+
+/// What a sync did.
+#[derive(Default)]
+pub(crate) struct SyncOutcome {
+    pub(crate) elapsed: Duration,
+    pub(crate) phases: Vec<PhaseTiming>,
+    pub(crate) skipped: bool,
+}
+
+impl Engine {
+    /// Makes the workspace equal to the checkout, by the shortest way that the box offers.
+    pub(crate) async fn sync(
+        &self,
+        remote: &Arc<dyn Remote>,
+        workdir: &RemotePath,
+        look: Arc<Look>,
+        destination: String,
+        wish: SyncWish,
+    ) -> Result<SyncOutcome> {
+        self.emit(Event::SyncStarted {
+            root: look.root.clone(),
+            destination,
+        });
+        let started = self.monotonic();
+        let transfer = async {
+            if wish.full {
+                self.info(format!("full-resync resetting remote workdir {workdir}"));
+                remote
+                    .output(ExecRequest::script(r#"rm -rf -- "$1""#, [workdir.as_str()]))
+                    .await?;
+            }
+            match self.unless_cancelled(remote.host_directory(workdir)).await? {
+                Some(directory) => {
+                    self.unless_cancelled(limited(apply(look, directory, wish), wish.timeout))
+                        .await
+                }
+                None => archive(self, remote, workdir, look, wish).await,
+            }
+        };
+        let Moved {
+            written,
+            deleted,
+            bytes,
+            phases,
+        } = self.with_progress(transfer).await?;
+        let elapsed = self.monotonic().saturating_sub(started);
+        let skipped = written == 0 && deleted == 0;
+        self.emit(Event::SyncFinished {
+            elapsed,
+            skipped,
+            written,
+            deleted,
+            bytes,
+        });
+        self.step(Step::Synced);
+        Ok(SyncOutcome {
+            elapsed,
+            phases,
+            skipped,
+        })
+    }
+
+    async fn with_progress<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        let started = self.monotonic();
+        tokio::pin!(work);
+        loop {
+            tokio::select! {
+                result = &mut work => return result,
+                () = self.shared.runtime.clock.sleep(PROGRESS) => {
+                    self.emit(Event::SyncProgress { elapsed: self.monotonic().saturating_sub(started) });
+                }
+            }
+        }
+    }
+}
+
+async fn limited<T>(work: impl Future<Output = Result<T>>, limit: Duration) -> Result<T> {
+    tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
+        Err(Error::sync(format!(
+            "sync timed out after {}",
+            crabbox_core::duration::format(limit)
+        ))
+        .with_hint("raise sync.timeout, or retry with --full-resync or a fresh lease"))
+    })
+}
+
+#[derive(Default)]
+struct Moved {
+    written: u64,
+    deleted: u64,
+    bytes: u64,
+    phases: Vec<PhaseTiming>,
+}
+
+/// The workspace is a directory of this machine: only what differs is copied.
+async fn apply(look: Arc<Look>, directory: crabbox_core::remote::HostDirectory, wish: SyncWish) -> Result<Moved> {
+    blocking(move || {
+        let started = std::time::Instant::now();
+        let options = ApplyOptions {
+            delete: wish.delete,
+            checksum: wish.checksum,
+        };
+        let report = apply_to_directory(&look.root, &look.manifest, &directory.path, &options)?;
+        Ok(Moved {
+            written: report.written,
+            deleted: report.deleted,
+            bytes: report.bytes,
+            phases: vec![PhaseTiming::ran("manifest_apply", started.elapsed())],
+        })
+    })
+    .await
+}
+
+/// The workspace is elsewhere: everything travels as one archive that replaces what is there.
+async fn archive(
+    engine: &Engine,
+    remote: &Arc<dyn Remote>,
+    workdir: &RemotePath,
+    look: Arc<Look>,
+    wish: SyncWish,
+) -> Result<Moved> {
+    let mut options = RemoteArchiveOptions::new()?;
+    options.delete = wish.delete;
+    options.timeout = Some(wish.timeout);
+    // Ended by the token and not by dropping, so that what the transfer left on the box is removed.
+    options.cancel = engine.shared.cancel.clone();
+    let files = look.manifest.len() as u64;
+    let archive = match look.archive.lock().map(|mut slot| slot.take()) {
+        Ok(Some(archive)) => archive,
+        _ => engine.pack(Arc::clone(&look)).await?,
+    };
+    let bytes = archive.length();
+    let report = sync_archive(&**remote, &archive, workdir, &options).await?;
+    for warning in report.warnings {
+        engine.warn(warning);
+    }
+    let phases = report
+        .phases
+        .into_iter()
+        .map(|phase| PhaseTiming::ran(phase.name, phase.duration))
+        .collect();
+    Ok(Moved {
+        written: files,
+        deleted: 0,
+        bytes,
+        phases,
+    })
+}
