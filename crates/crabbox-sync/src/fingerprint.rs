@@ -3,8 +3,7 @@
 //! It covers the commit that the box was seeded with, the rules and options, both path lists, and the content of every
 //! changed path. A symbolic link counts with its text, never with what it points to.
 
-use std::fs::File;
-use std::io::{Read as _, Write};
+use std::io::{Read as _, Write as _};
 use std::path::Path;
 
 use crabbox_core::{ErrorKind, IntoError as _, Result};
@@ -12,7 +11,7 @@ use gix::bstr::ByteSlice as _;
 use sha2::{Digest as _, Sha256};
 
 use crate::manifest::{EntryKind, Manifest};
-use crate::paths::{full_path, to_bytes};
+use crate::paths::{full_path, open_file, to_bytes};
 use crate::rules::Rules;
 
 /// What the box was seeded with, and the options of the sync.
@@ -82,7 +81,7 @@ pub fn fingerprint(root: &Path, manifest: &Manifest, rules: &Rules, header: &Fin
                 hasher.update(&*to_bytes(target.as_os_str()));
             }
             EntryKind::File => {
-                let mut file = File::open(&full).or_error(ErrorKind::Sync, failed)?;
+                let mut file = open_file(&full).or_error(ErrorKind::Sync, failed)?;
                 loop {
                     match file.read(&mut buffer).or_error(ErrorKind::Sync, failed)? {
                         0 => break,
@@ -115,6 +114,7 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "files of a test need no atomic writes")]
 mod tests {
     use super::*;
     use crate::source::{Source, SourceOptions};

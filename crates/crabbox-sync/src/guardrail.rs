@@ -294,6 +294,7 @@ fn first_part(path: &[u8]) -> &[u8] {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "files of a test need no atomic writes")]
 mod tests {
     use super::*;
     use crate::rules::Rules;

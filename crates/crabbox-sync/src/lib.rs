@@ -4,12 +4,20 @@
 //! manifest come the guardrail and the plan, the fingerprint and the tree hash, an archive, or a directory made equal.
 //! Nothing here starts a program, prints, or reads the environment beyond where git's own config lies.
 
+#[cfg(unix)]
+pub mod apply;
+pub mod archive;
+#[cfg(unix)]
+mod beneath;
+#[cfg(unix)]
+pub mod extract;
 pub mod fingerprint;
 pub mod glob;
 pub mod guardrail;
 pub mod manifest;
 mod paths;
 pub mod plan;
+pub mod remote_archive;
 pub mod rules;
 pub mod source;
 pub mod stat_cache;

@@ -34,3 +34,27 @@ pub(crate) fn to_bytes(name: &OsStr) -> Cow<'_, [u8]> {
 pub(crate) fn to_bytes(name: &OsStr) -> Cow<'_, [u8]> {
     Cow::Owned(name.to_string_lossy().replace('\\', "/").into_bytes())
 }
+
+/// Opens a regular file for reading. A link or a pipe in its place is an error, and never followed or waited for.
+#[cfg(unix)]
+pub(crate) fn open_file(path: &Path) -> std::io::Result<std::fs::File> {
+    use rustix::fs::{Mode, OFlags};
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    regular(rustix::fs::open(path, flags, Mode::empty())?.into())
+}
+
+/// Opens a regular file for reading.
+#[cfg(not(unix))]
+pub(crate) fn open_file(path: &Path) -> std::io::Result<std::fs::File> {
+    regular(std::fs::File::open(path)?)
+}
+
+fn regular(file: std::fs::File) -> std::io::Result<std::fs::File> {
+    if file.metadata()?.is_file() {
+        return Ok(file);
+    }
+    Err(std::io::Error::new(
+        std::io::ErrorKind::InvalidInput,
+        "not a regular file",
+    ))
+}

@@ -388,7 +388,7 @@ impl Include {
 /// Whether a path is, or lies under, a protected one.
 pub fn is_protected(path: &[u8]) -> bool {
     // Cheap refusal of nearly every path.
-    if !path.first().is_some_and(|byte| *byte == b'.') {
+    if path.first().is_none_or(|byte| *byte != b'.') {
         return false;
     }
     PROTECTED_EXCLUDES.iter().map(|text| text.as_bytes()).any(|protected| {
@@ -408,7 +408,7 @@ pub fn is_safe_path(path: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::{Strategy, any, proptest};
+    use proptest::prelude::{any, proptest};
     use proptest::{collection, prop_assert_eq};
 
     use super::*;
@@ -542,7 +542,7 @@ mod tests {
             includes in collection::vec("[ab*/]{1,4}", 0..3),
             directory in "[ab]{1,2}(/[ab]{1,2}){0,2}",
             below in "[ab]{1,2}(/[ab]{1,2}){0,2}",
-            tracked in any::<bool>().prop_map(|tracked| tracked),
+            tracked in any::<bool>(),
         ) {
             let rules = Rules::new(&excludes, &includes);
             let mut standing = rules.root();

@@ -191,20 +191,17 @@ impl Source {
             Ok(repository) => repository,
             Err(error) => return refuse(error.to_string()),
         };
-        let root = match root {
-            Some(root) => root,
+        let Some(root) = root else {
             // Only an explicit repository comes without a root. Like git, its work tree is the configured one, else the
             // start. It is opened again so that everything that reads it knows this root.
-            None => {
-                let config = repository.config_snapshot();
-                let configured = config.string("core.worktree").and(repository.workdir());
-                if configured.is_none() && config.boolean("core.bare") == Some(true) {
-                    return refuse("the repository is bare".to_owned());
-                }
-                let root = configured.unwrap_or(start);
-                let root = root.canonicalize().unwrap_or_else(|_| root.to_path_buf());
-                return Self::open(kind, git_dir, Some(root), start);
+            let config = repository.config_snapshot();
+            let configured = config.string("core.worktree").and(repository.workdir());
+            if configured.is_none() && config.boolean("core.bare") == Some(true) {
+                return refuse("the repository is bare".to_owned());
             }
+            let root = configured.unwrap_or(start);
+            let root = root.canonicalize().unwrap_or_else(|_| root.to_path_buf());
+            return Self::open(kind, git_dir, Some(root), start);
         };
         let remote = repository
             .config_snapshot()

@@ -307,6 +307,7 @@ fn read_record(bytes: &[u8], start: usize) -> Option<(Record, usize)> {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "files of a test need no atomic writes")]
 mod tests {
     use std::io::Read as _;
 

@@ -7,7 +7,6 @@
 //! hash on every machine.
 
 use std::fmt;
-use std::fs::File;
 use std::io::Read as _;
 use std::path::Path;
 
@@ -16,7 +15,7 @@ use gix::bstr::ByteSlice as _;
 use rayon::iter::{IntoParallelIterator as _, ParallelIterator as _};
 
 use crate::manifest::{Entry, EntryKind, Manifest, stat_key};
-use crate::paths::{full_path, to_bytes};
+use crate::paths::{full_path, open_file, to_bytes};
 use crate::stat_cache::StatCache;
 
 const HEADER: &[u8] = b"crabbox-tree-v1\n";
@@ -88,7 +87,7 @@ fn digest(root: &Path, entry: &Entry<'_>, buffer: &mut [u8]) -> Result<[u8; 32]>
         let target = path.read_link().or_error(ErrorKind::Sync, failed)?;
         return Ok(*blake3::hash(&to_bytes(target.as_os_str())).as_bytes());
     }
-    let mut file = File::open(&path).or_error(ErrorKind::Sync, failed)?;
+    let mut file = open_file(&path).or_error(ErrorKind::Sync, failed)?;
     let mut hasher = blake3::Hasher::new();
     loop {
         match file.read(buffer).or_error(ErrorKind::Sync, failed)? {
@@ -113,6 +112,7 @@ pub(crate) fn changed_meanwhile(path: &[u8]) -> Error {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "files of a test need no atomic writes")]
 mod tests {
     use super::*;
     use crate::rules::Rules;

@@ -17,7 +17,7 @@ use rayon::iter::{IntoParallelRefIterator as _, ParallelIterator as _};
 
 use super::tracked::Tracked;
 use super::{CHANGED, Manifest};
-use crate::paths::{full_path, to_bytes, to_path};
+use crate::paths::{full_path, open_file, to_bytes, to_path};
 use crate::source::Source;
 use crate::stat_cache::{StatCache, StatKey};
 
@@ -125,7 +125,7 @@ impl<'a> Reader<'a> {
                 .map(Some)
                 .or_error(ErrorKind::Sync, failed);
         }
-        let Ok(mut file) = File::open(&full) else {
+        let Ok(mut file) = open_file(&full) else {
             return Ok(None);
         };
         let converted = self.converts && entry.mode != Mode::SYMLINK;

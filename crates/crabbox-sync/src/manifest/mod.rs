@@ -137,7 +137,7 @@ impl Manifest {
     }
 
     /// Every entry, sorted bytewise by path.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = Entry<'_>> + DoubleEndedIterator {
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = Entry<'_>> + DoubleEndedIterator + Clone {
         (0..self.entries.len()).map(|place| self.entry(place))
     }
 

@@ -441,7 +441,7 @@ impl Shared<'_> {
     fn note_absent(&self, places: &Range<usize>, mut covered: Vec<Range<usize>>, batch: &mut Found) {
         covered.sort_by_key(|range| range.start);
         let mut next = places.start;
-        for range in covered.into_iter().chain([places.end..places.end]) {
+        for range in covered.into_iter().chain(std::iter::once(places.end..places.end)) {
             if next < range.start
                 && let (Ok(start), Ok(end)) = (u32::try_from(next), u32::try_from(range.start))
             {

@@ -37,7 +37,6 @@ impl std::fmt::Debug for Name {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the oracle is a program")]
 pub fn git_in(directory: &Path, arguments: &[&OsStr]) -> Output {
     std::process::Command::new("git")
         .env_clear()
