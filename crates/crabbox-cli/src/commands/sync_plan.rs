@@ -1,0 +1,31 @@
+//! `crabbox sync-plan`
+
+use clap::Args;
+use clap::builder::RangedU64ValueParser;
+
+use super::flags::JsonFlag;
+use crate::ending::Ending;
+use crate::render::Renderer;
+use crate::session::Session;
+
+/// Shows what of this checkout would travel to a box.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct SyncPlanArgs {
+    /// Largest files and directories to show.
+    #[arg(long, value_name = "COUNT", default_value = "20", value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
+    limit: usize,
+    #[command(flatten)]
+    output: JsonFlag,
+}
+
+/// Runs it.
+pub(crate) async fn run(args: SyncPlanArgs, session: &Session) -> anyhow::Result<Ending> {
+    let engine = session.engine(Renderer::plain(session))?;
+    let plan = engine.sync_plan(args.limit).await?;
+    if args.output.json {
+        session.output.json(&plan)?;
+    } else {
+        session.output.data(plan.text().as_bytes())?;
+    }
+    Ok(Ending::success())
+}
