@@ -75,10 +75,10 @@ pub fn parse(text: &str) -> Result<Duration> {
 pub fn parse_positive(text: &str) -> Result<Duration> {
     let duration = parse(text)?;
     if duration.is_zero() {
-        return Err(Error::usage(format!(
-            "duration must be longer than zero: `{}`",
-            text.escape_debug()
-        )));
+        return Err(
+            Error::usage(format!("duration must be longer than zero: `{}`", text.escape_debug()))
+                .with_hint("write a duration such as `90m`, or leave the setting out"),
+        );
     }
     Ok(duration)
 }

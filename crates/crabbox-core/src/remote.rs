@@ -367,6 +367,7 @@ pub trait Remote: Send + Sync {
     /// # Behaviour
     /// - A started command is never started again.
     /// - Its exit status is data. An error means that the box or the way to it failed, or that the request was cancelled.
+    /// - A program that is not there is status 127, one that cannot be started 126, as a shell would say.
     /// - Cancelling ends every process of the command before this returns.
     async fn exec(&self, request: ExecRequest, output: &mut dyn OutputSink) -> Result<ExecStatus>;
 

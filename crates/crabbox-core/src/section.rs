@@ -28,6 +28,30 @@
 //! assert_eq!(config.api_url.as_str(), "https://api.acme.test");
 //! # Ok::<(), crabbox_core::Error>(())
 //! ```
+//!
+//! A secret is never a flag, since arguments are visible to other processes:
+//!
+//! ```compile_fail
+//! #[derive(crabbox_core::Section)]
+//! #[section(name = "acme")]
+//! struct AcmeConfig {
+//!     /// API token.
+//!     #[key(flag = "acme-token")]
+//!     token: Option<crabbox_core::secret::Secret>,
+//! }
+//! const _: &crabbox_core::section::SectionSchema = <AcmeConfig as crabbox_core::section::Section>::SCHEMA;
+//! ```
+//!
+//! And every key says what it means:
+//!
+//! ```compile_fail
+//! #[derive(crabbox_core::Section)]
+//! #[section(name = "acme")]
+//! struct AcmeConfig {
+//!     #[key(flag = "acme-region")]
+//!     region: String,
+//! }
+//! ```
 
 mod convert;
 mod kind;

@@ -73,6 +73,16 @@ impl Provenance {
     }
 }
 
+impl Provenance {
+    /// The place, as messages about a value name it.
+    fn found_in(&self) -> String {
+        match self.layer {
+            Layer::UserFile | Layer::RepositoryFile => format!("parse config {}", self.place),
+            Layer::Default | Layer::Environment | Layer::Flag => self.place.to_string(),
+        }
+    }
+}
+
 /// The place, or the layer when it has none.
 impl fmt::Display for Provenance {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -94,7 +104,7 @@ pub struct Sourced {
 }
 
 /// The merged values of one section.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct SectionValues {
     schema: &'static SectionSchema,
     path: String,
@@ -179,7 +189,7 @@ impl SectionValues {
                 if sourced.provenance.place.is_empty() {
                     error.context(path)
                 } else {
-                    error.context(format!("{}: {path}", sourced.provenance))
+                    error.context(format!("{}: {path}", sourced.provenance.found_in()))
                 }
             }),
             None => T::when_absent().ok_or_else(|| missing(key, &path)),
@@ -190,6 +200,18 @@ impl SectionValues {
         self.schema
             .key(name)
             .ok_or_else(|| Error::other(format!("no such key in section `{}`: `{name}`", self.path)))
+    }
+}
+
+/// Keys with where they came from, without values.
+impl fmt::Debug for SectionValues {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{} ", self.path)?;
+        let places = self
+            .values
+            .iter()
+            .map(|(name, sourced)| (name, sourced.provenance.to_string()));
+        formatter.debug_map().entries(places).finish()
     }
 }
 
@@ -486,7 +508,10 @@ mod tests {
             )
             .unwrap();
         let error = Settings::default().with_section(values).section::<Acme>().unwrap_err();
-        assert_eq!(error.to_string(), "/c.yaml:3: acme.port: number out of range: 99999");
+        assert_eq!(
+            error.to_string(),
+            "parse config /c.yaml:3: acme.port: number out of range: 99999"
+        );
         let error = Settings::default().section::<Acme>().unwrap_err();
         assert_eq!(error.to_string(), "setting is required: `acme.projectID`");
         assert_eq!(

@@ -31,7 +31,7 @@ pub trait FromSetting: Sized {
 
 /// The error of a value of another shape than its key's.
 pub fn wrong_shape(expected: &str, value: &SettingValue) -> Error {
-    Error::usage(format!("expected {expected}, found {}", value.shape()))
+    Error::usage(format!("expected {expected}, found {}", value.shape())).with_hint(format!("write one {expected}"))
 }
 
 macro_rules! from_setting {
