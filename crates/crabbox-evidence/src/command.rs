@@ -13,6 +13,8 @@ use std::borrow::Cow;
 
 use crabbox_core::{Error, Result};
 
+use crate::text::hostile;
+
 /// Characters that send a single word through a shell.
 const SHELL_CHARACTERS: [char; 14] = [' ', '\t', '\r', '\n', '&', '|', ';', '<', '>', '*', '$', '`', '(', ')'];
 
@@ -113,11 +115,7 @@ impl Command {
             if script.trim().is_empty() {
                 return Err(no_command());
             }
-            return Ok(Self {
-                display: script.clone(),
-                program: Program::Shell(script),
-                recorded,
-            });
+            return Ok(Self::new(Program::Shell(script.clone()), &script, recorded));
         }
         if first.text.trim().is_empty() {
             return Err(no_command());
@@ -126,27 +124,24 @@ impl Command {
             && !only.literal
             && only.text.contains(SHELL_CHARACTERS)
         {
-            return Ok(Self {
-                display: only.text.clone(),
-                program: Program::Shell(only.text.clone()),
-                recorded,
-            });
+            return Ok(Self::new(Program::Shell(only.text.clone()), &only.text, recorded));
         }
         let operators = words.iter().any(is_operator);
         if words.len() > 1 && (operators || assignment(&first.text).is_some()) {
             let script = shell_text(words, |word| Cow::Owned(quote(word)));
             let display = shell_text(words, quote_if_needed);
-            return Ok(Self {
-                display,
-                program: Program::Shell(script),
-                recorded,
-            });
+            return Ok(Self::new(Program::Shell(script), &display, recorded));
         }
-        Ok(Self {
-            display: join(&recorded),
-            program: Program::Argv(recorded.clone()),
+        let display = join(&recorded);
+        Ok(Self::new(Program::Argv(recorded.clone()), &display, recorded))
+    }
+
+    fn new(program: Program, display: &str, recorded: Vec<String>) -> Self {
+        Self {
+            program,
+            display: hostile(display).into_owned(),
             recorded,
-        })
+        }
     }
 
     /// Runs a script; the words, without a leading `--`, are its arguments.
@@ -163,11 +158,8 @@ impl Command {
             ScriptSource::Stdin => vec!["--script-stdin".to_owned()],
         };
         recorded.extend(arguments.iter().cloned());
-        Ok(Self {
-            display: join(&recorded),
-            program: Program::Script { script, arguments },
-            recorded,
-        })
+        let display = join(&recorded);
+        Ok(Self::new(Program::Script { script, arguments }, &display, recorded))
     }
 
     /// What is executed.
@@ -175,7 +167,7 @@ impl Command {
         &self.program
     }
 
-    /// One line for people; not redacted.
+    /// One line for people, with line breaks and other control characters as codes; not redacted.
     pub fn display(&self) -> &str {
         &self.display
     }
@@ -302,6 +294,7 @@ pub(crate) mod tests {
             "a\nb",
         ] {
             assert_eq!(command(&[word]).shell_text(), Some(word));
+            assert_eq!(command(&[word]).display(), word.replace('\n', "\\u000a"));
         }
         assert_eq!(command(&["ls"]).shell_text(), None);
         assert_eq!(command(&["A=1"]).shell_text(), None);

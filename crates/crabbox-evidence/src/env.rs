@@ -3,7 +3,9 @@
 mod profile;
 mod select;
 
-pub use profile::{MAX_PROFILE_BYTES, Profile, Skipped, parse_probe, probe_script};
+pub use profile::{
+    MAX_PROFILE_BYTES, Profile, Skipped, parse_probe, probe_script, remote_path, remove_script, upload_script,
+};
 pub use select::{Forwarding, Reserved, Selection};
 
 use std::collections::{BTreeMap, BTreeSet};

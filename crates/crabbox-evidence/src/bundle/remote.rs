@@ -1,5 +1,6 @@
 //! Files of the box in a failure bundle.
 
+use std::collections::BTreeSet;
 use std::io::{self, Read};
 use std::path::{Component, Path, PathBuf};
 
@@ -54,6 +55,9 @@ impl Archive {
             Ok(entries) => entries,
             Err(error) => return self.note_incomplete(&error.to_string()),
         };
+        let mut symlinks = BTreeSet::new();
+        // A sparse file can claim any size, so what is written counts, not only what is read.
+        let mut left = MAX_REMOTE_BYTES;
         for count in 0.. {
             let mut entry = match entries.next() {
                 None => break,
@@ -66,12 +70,20 @@ impl Archive {
             let kind = entry.header().entry_type();
             let name = clean(&String::from_utf8_lossy(&entry.path_bytes()));
             let Some(name) = name else { continue };
+            // Through a symlink, a name means another place than it says.
+            if name.ancestors().skip(1).any(|parent| symlinks.contains(parent)) {
+                continue;
+            }
             let target = Path::new(ROOT).join(DIRECTORY).join(&name);
             let link = entry
                 .link_name_bytes()
                 .map(|link| String::from_utf8_lossy(&link).into_owned());
             match kind {
                 EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
+                    let Some(rest) = left.checked_sub(entry.size()) else {
+                        return self.note_incomplete("too many bytes");
+                    };
+                    left = rest;
                     let mut header = self.header(EntryType::Regular, entry.size());
                     // An entry that breaks off is padded: the archive must stay readable.
                     let mut content = Padded {
@@ -88,6 +100,7 @@ impl Archive {
                     if let Some(link) = link.filter(|link| stays_inside(&name, link)) {
                         let mut header = self.header(EntryType::Symlink, 0);
                         self.tar.append_link(&mut header, &target, link)?;
+                        symlinks.insert(name);
                     }
                 }
                 EntryType::Link => {
@@ -116,7 +129,7 @@ impl Archive {
 fn clean(name: &str) -> Option<PathBuf> {
     let name = name.replace('\\', "/");
     let drive = name.as_bytes().get(1) == Some(&b':') && name.as_bytes()[0].is_ascii_alphabetic();
-    if name.starts_with('/') || drive {
+    if name.starts_with('/') || name.contains('\0') || drive {
         return None;
     }
     let mut path = PathBuf::new();
@@ -139,6 +152,14 @@ fn clean(name: &str) -> Option<PathBuf> {
 fn stays_inside(name: &Path, link: &str) -> bool {
     let link = link.replace('\\', "/");
     let parent = name.parent().unwrap_or(Path::new(""));
+    // `..` after a name that is itself a link would mean another place than it says.
+    let mut parts = link
+        .split('/')
+        .filter(|part| !matches!(*part, "" | "."))
+        .skip_while(|part| *part == "..");
+    if parts.any(|part| part == "..") {
+        return false;
+    }
     !link.starts_with('/') && clean(format!("{}/{link}", parent.display()).trim_start_matches('/')).is_some()
 }
 
@@ -176,10 +197,12 @@ impl<R: Read> Read for Padded<R> {
 #[cfg(test)]
 #[cfg(unix)]
 mod tests {
+    use std::io::Write as _;
     use std::path::Path;
 
     use flate2::Compression;
     use flate2::write::GzEncoder;
+    use proptest::prelude::{ProptestConfig, any, prop, proptest};
     use tar::{Builder, EntryType, Header};
 
     use super::{clean, remote_script, stays_inside};
@@ -210,6 +233,8 @@ mod tests {
         }
         add("logs/in", EntryType::Symlink, Some("../win/b.log"), b"");
         add("logs/out", EntryType::Symlink, Some("../../etc"), b"");
+        add("logs/in/file", EntryType::Regular, None, b"through a symlink");
+        add("logs/later", EntryType::Symlink, Some("in/../../../x"), b"");
         add("logs/abs", EntryType::Symlink, Some("/etc"), b"");
         add("logs/hard", EntryType::Link, Some("./logs/a.log"), b"");
         add("logs/hard-out", EntryType::Link, Some("/etc/passwd"), b"");
@@ -256,6 +281,39 @@ mod tests {
         assert_eq!(warnings.len(), 1);
         let (listed, warnings) = remote_entries(b"not gzip at all");
         assert_eq!((listed.len(), warnings.len()), (0, 1));
+    }
+
+    #[test]
+    fn a_file_that_claims_too_much_is_refused() {
+        let mut header = Header::new_gnu();
+        header.set_path("huge.log").unwrap();
+        header.set_size(super::MAX_REMOTE_BYTES + 1);
+        header.set_cksum();
+        let mut tar = GzEncoder::new(Vec::new(), Compression::fast());
+        tar.write_all(header.as_bytes()).unwrap();
+        let (listed, warnings) = remote_entries(&tar.finish().unwrap());
+        assert!(listed.is_empty());
+        assert_eq!(
+            warnings,
+            ["files of the box are incomplete in the failure bundle: too many bytes"]
+        );
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(64) })]
+        #[test]
+        fn damage_never_spoils_the_bundle(position in any::<prop::sample::Index>(), byte in any::<u8>()) {
+            let mut tar = Vec::new();
+            std::io::copy(&mut flate2::read::GzDecoder::new(&hostile_archive()[..]), &mut tar).unwrap();
+            let position = position.index(tar.len());
+            tar[position] = byte;
+            let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+            encoder.write_all(&tar).unwrap();
+            let (listed, _) = remote_entries(&encoder.finish().unwrap());
+            for (name, ..) in listed {
+                proptest::prop_assert!(name.starts_with("crabbox-artifacts/remote/") && !name.contains("/../"));
+            }
+        }
     }
 
     #[test]

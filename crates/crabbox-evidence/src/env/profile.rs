@@ -143,6 +143,24 @@ fn after_quote(rest: &str) -> Result<(), &'static str> {
     Err("text follows the closing quote")
 }
 
+/// Where the profile of a run goes, relative to the workdir. Run ids need no quoting.
+pub fn remote_path(run_id: &str) -> String {
+    format!(".crabbox/env/{run_id}.env")
+}
+
+/// A POSIX script, run in the workdir, that stores its standard input (see [`export_lines`](super::export_lines)) as the
+/// profile, for its owner alone.
+pub fn upload_script(remote_path: &str) -> String {
+    let directory = remote_path.rsplit_once('/').map_or(".", |(directory, _)| directory);
+    let (directory, path) = (quote(directory), quote(remote_path));
+    format!("umask 077 && mkdir -p {directory} && rm -f {path} && cat > {path}")
+}
+
+/// A POSIX script, run in the workdir, that removes the profile.
+pub fn remove_script(remote_path: &str) -> String {
+    format!("rm -f {}", quote(remote_path))
+}
+
 /// A POSIX script that tells, for each name, whether sourcing the file sets it, and how long the value is. It prints one
 /// `NAME length` line per name that is set, and no value.
 ///
@@ -193,7 +211,8 @@ pub fn parse_probe<'a>(remote_path: &str, names: impl IntoIterator<Item = &'a st
 
 #[cfg(test)]
 mod tests {
-    use super::{Profile, Skipped, parse_probe, probe_script};
+    use super::{Profile, Skipped, parse_probe, probe_script, remote_path, remove_script, upload_script};
+    use crate::command::quote;
 
     #[test]
     fn the_grammar_is_that_of_dotenv_files() {
@@ -261,6 +280,23 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let error = Profile::read(&directory.path().join("absent.env")).unwrap_err();
         assert_eq!(error.kind(), crabbox_core::ErrorKind::Usage);
+    }
+
+    #[test]
+    fn profiles_are_uploaded_for_their_owner_and_removed() {
+        let directory = tempfile::tempdir().unwrap();
+        let inside = format!("cd {}", directory.path().display());
+        let remote = remote_path("run_0123456789ab");
+        let variables = [("A".to_owned(), "it's\n$HOME".to_owned())].into();
+        let lines = crate::env::export_lines(&variables);
+        let upload = upload_script(&remote);
+        let script = format!(
+            "{inside} && printf '%s' {} | {{ {upload}; }}; . ./{remote}; printf '%s' \"$A\"; ls -l {remote}",
+            quote(&lines)
+        );
+        let output = crate::command::tests::sh(&script);
+        assert!(output.starts_with("it's\n$HOME-rw-------"), "{output}");
+        crate::command::tests::sh(&format!("{inside} && {} && ! [ -e {remote} ]", remove_script(&remote)));
     }
 
     #[test]

@@ -310,6 +310,8 @@ impl Walker {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::{Just, ProptestConfig, prop, prop_oneof, proptest};
+
     use super::{MAX_FILE_BYTES, parse};
     use crate::junit::Summary;
 
@@ -428,6 +430,21 @@ mod tests {
         for bytes in [text.as_bytes().to_vec(), utf16, latin, marked] {
             let failed = parse(&bytes).unwrap().failed.remove(0);
             assert_eq!((failed.suite.as_str(), failed.name.as_str()), ("é", "ü"));
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(512) })]
+        #[test]
+        fn no_report_brings_the_reader_down(parts in prop::collection::vec(prop_oneof![
+            Just("<testsuites>"), Just("</testsuites>"), Just("<testsuite name='s' tests='2'>"), Just("</testsuite>"),
+            Just("<testcase name='a' time='1'>"), Just("</testcase>"), Just("<failure message='m'/>"), Just("<error>"),
+            Just("</error>"), Just("<skipped/>"), Just("&lt;"), Just("&#x0;"), Just("&x;"), Just("<![CDATA["), Just("]]>"),
+            Just("<!--"), Just("-->"), Just("<!DOCTYPE x ["), Just("<"), Just("'"), Just("é"), Just("\0"),
+        ], 0..16)) {
+            if let Ok(summary) = parse(parts.concat().as_bytes()) {
+                proptest::prop_assert!(summary.failures + summary.errors >= summary.failed.len() as u64);
+            }
         }
     }
 
