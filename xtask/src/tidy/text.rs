@@ -97,7 +97,7 @@ fn machine_paths(name: &str, text: &str, local_paths: &[String], report: &mut Re
     }
 }
 
-/// A directory of modules is `name/mod.rs`, never `name.rs` beside `name/`.
+/// A directory of modules has a root that a reader finds: `name/mod.rs` inside it or `name.rs` beside it.
 fn layout(tracked: &[PathBuf], report: &mut Report) {
     let names: BTreeSet<String> = tracked.iter().map(|path| slashed(path)).collect();
     let mut directories = BTreeSet::new();
@@ -105,17 +105,12 @@ fn layout(tracked: &[PathBuf], report: &mut Report) {
         let Some((directory, file)) = name.rsplit_once('/') else {
             continue;
         };
-        let is_module =
-            directory.contains("/src/") && !directory.contains("/src/bin") && !directory.contains("/templates/");
-        if is_module && file.ends_with(".rs") {
+        if directory.contains("/src/") && !directory.contains("/src/bin") && file.ends_with(".rs") {
             directories.insert(directory);
         }
     }
     for directory in directories {
-        if names.contains(&format!("{directory}.rs")) {
-            let message = format!("move it to {directory}/mod.rs, so that a module of several files is one directory");
-            report.errors.push(Finding::new(format!("{directory}.rs"), message));
-        } else if !names.contains(&format!("{directory}/mod.rs")) {
+        if !names.contains(&format!("{directory}.rs")) && !names.contains(&format!("{directory}/mod.rs")) {
             report
                 .errors
                 .push(Finding::new(directory, "a directory of modules needs a mod.rs"));
@@ -202,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn module_directories_need_a_mod_file() {
+    fn module_directories_need_a_root() {
         let mut report = Report::default();
         let tracked = [
             "c/src/good/mod.rs",
@@ -213,6 +208,6 @@ mod tests {
         ];
         layout(&tracked.map(PathBuf::from), &mut report);
         let places: Vec<_> = report.errors.iter().map(|finding| finding.place.as_str()).collect();
-        assert_eq!(places, ["c/src/bad", "c/src/twin.rs"]);
+        assert_eq!(places, ["c/src/bad"]);
     }
 }
