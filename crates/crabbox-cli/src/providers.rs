@@ -7,7 +7,7 @@ pub fn registry() -> Registry {
     let registry = Registry::new();
     // <generated: provider registration>
     #[cfg(feature = "provider-local")]
-    let registry = registry.with(crabbox_provider_local::provider());
+    let registry = registry.with(crabbox_provider_local::LocalProvider);
     // </generated>
     registry.with_fallback("local")
 }

@@ -88,8 +88,23 @@ fn features(workspace: &Workspace) -> String {
 fn registrations(names: &[&str]) -> String {
     lines(names, |name| {
         let module = format!("{PROVIDER_PREFIX}{name}").replace('-', "_");
-        format!("#[cfg(feature = \"provider-{name}\")]\nlet registry = registry.with({module}::provider());")
+        format!(
+            "#[cfg(feature = \"provider-{name}\")]\nlet registry = registry.with({module}::{}Provider);",
+            pascal(name)
+        )
     })
+}
+
+/// `acme-box` becomes `AcmeBox`.
+fn pascal(name: &str) -> String {
+    let upper = |part: &str| {
+        part.chars()
+            .take(1)
+            .flat_map(char::to_uppercase)
+            .chain(part.chars().skip(1))
+            .collect()
+    };
+    name.split('-').map::<String, _>(upper).collect()
 }
 
 fn lines(names: &[&str], line: impl Fn(&str) -> String) -> String {
@@ -140,7 +155,7 @@ providers-sandbox = [
 
     #[test]
     fn registration_is_one_guarded_call_per_feature() {
-        let expected = "#[cfg(feature = \"provider-acme-box\")]\nlet registry = registry.with(crabbox_provider_acme_box::provider());\n";
+        let expected = "#[cfg(feature = \"provider-acme-box\")]\nlet registry = registry.with(crabbox_provider_acme_box::AcmeBoxProvider);\n";
         assert_eq!(registrations(&["acme-box"]), expected);
     }
 }
