@@ -14,7 +14,6 @@ use crabbox_core::machine::{Absence, Binding, Inventory, Machine, Observed, Outc
 use crabbox_core::remote::{ExecRequest, ExecStatus, OutputSink, OutputStream, RemotePath, Upload};
 use crabbox_core::request::{Check, CheckStatus, DoctorReport, ListQuery, Probe, Requirements};
 use crabbox_core::secret::{Origin, Secret};
-use crabbox_core::section::Section as _;
 use crabbox_core::spec::{
     CatalogFacts, CoordinatorMode, Egress, FeatureSet, IsolationLevel, Persistence, TtlEnforcement,
 };

@@ -58,7 +58,7 @@ mod kind;
 
 use std::collections::BTreeSet;
 
-pub use convert::{FromSetting, wrong_shape};
+pub use convert::{FromSetting, fits, wrong_shape};
 pub use kind::{Choice, Kind, SettingValue};
 
 use crate::error::{Error, Result};
@@ -130,6 +130,7 @@ impl SectionSchema {
             if let Some(default) = key.default {
                 key.kind
                     .parse(default)
+                    .and_then(|value| (key.validate)(&value))
                     .map_err(|error| error.context(format!("default of {}", key.path(self.name))))?;
             }
         }
@@ -195,6 +196,8 @@ pub struct KeySchema {
     pub flag_appends: bool,
     /// What it means, from the doc comment.
     pub help: &'static str,
+    /// Checks a value against the Rust type of the key.
+    pub validate: fn(&SettingValue) -> Result<()>,
 }
 
 impl KeySchema {
@@ -214,6 +217,7 @@ impl KeySchema {
             merge: Merge::Replace,
             flag_appends: false,
             help,
+            validate: accept,
         }
     }
 
@@ -287,6 +291,13 @@ impl KeySchema {
         self
     }
 
+    /// Sets the check against the key's Rust type; see [`fits`].
+    #[must_use]
+    pub const fn validate(mut self, validate: fn(&SettingValue) -> Result<()>) -> Self {
+        self.validate = validate;
+        self
+    }
+
     /// The full dotted path of the key in a file.
     pub fn path(&self, section: &str) -> String {
         if section.is_empty() {
@@ -295,4 +306,9 @@ impl KeySchema {
             format!("{section}.{}", self.name)
         }
     }
+}
+
+/// A key without a Rust type takes whatever has its kind.
+fn accept(_: &SettingValue) -> Result<()> {
+    Ok(())
 }

@@ -29,6 +29,15 @@ pub trait FromSetting: Sized {
     }
 }
 
+/// Whether a value can become a `T`.
+///
+/// # Errors
+///
+/// Those of [`FromSetting::from_setting`].
+pub fn fits<T: FromSetting>(value: &SettingValue) -> Result<()> {
+    T::from_setting(value).map(drop)
+}
+
 /// The error of a value of another shape than its key's.
 pub fn wrong_shape(expected: &str, value: &SettingValue) -> Error {
     Error::usage(format!("expected {expected}, found {}", value.shape())).with_hint(format!("write one {expected}"))
