@@ -2,6 +2,7 @@
 
 #[cfg(unix)]
 mod bench;
+mod commands;
 mod reference;
 
 use std::process::ExitCode;

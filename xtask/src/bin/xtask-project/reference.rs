@@ -13,6 +13,8 @@ use xtask::generate::CURE;
 use xtask::process::say;
 use xtask::workspace::Workspace;
 
+use crate::commands;
+
 const NOTICE: &str = "<!-- Written by `cargo xtask gen`; edit the declarations instead. -->\n\n";
 
 const KINDS: [ErrorKind; 7] = [
@@ -29,11 +31,16 @@ const KINDS: [ErrorKind; 7] = [
 pub(crate) fn run(workspace: &Workspace, check: bool, artifacts: bool) -> Result<()> {
     let pages = workspace.root.join("docs/reference");
     let mut generated = Generated::new(check);
-    generated.file(&pages.join("cli.md"), &commands())?;
     generated.file(
-        &pages.join("config.md"),
-        &format!("{NOTICE}{}", crabbox_config::reference()),
+        &pages.join("cli.md"),
+        &format!("{NOTICE}{}", commands::page(crabbox_cli::command())),
     )?;
+    let sections: Vec<_> = crabbox_cli::providers::registry()
+        .specs()
+        .into_iter()
+        .map(|spec| spec.section)
+        .collect();
+    generated.file(&pages.join("config.md"), &crabbox_config::reference(&sections))?;
     generated.region(
         &pages.join("exit-codes.md"),
         &Region { name: "exit codes" },
@@ -46,16 +53,6 @@ pub(crate) fn run(workspace: &Workspace, check: bool, artifacts: bool) -> Result
         say(&format!("wrote completions and man pages to {}", directory.display()));
     }
     Ok(())
-}
-
-fn commands() -> String {
-    let options = clap_markdown::MarkdownOptions::new()
-        .title("Commands".to_owned())
-        .show_footer(false);
-    let body = clap_markdown::help_markdown_command_custom(&crabbox_cli::command(), &options);
-    let mut page = format!("{NOTICE}{}", body.trim_end());
-    page.push('\n');
-    page
 }
 
 fn exit_codes() -> String {
