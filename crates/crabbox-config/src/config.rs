@@ -1,7 +1,8 @@
 //! The merged configuration in its Rust types.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::fmt;
+use std::path::{Path, PathBuf};
 
 use crabbox_core::section::{Section, SectionSchema, SettingValue};
 use crabbox_core::settings::{Layer, Provenance, SectionValues, Settings};
@@ -12,7 +13,6 @@ use crate::generic::{
     Actions, Broker, BrokerMode, Cache, Capacity, Forwarding, Job, Preset, Profile, ProofTemplate, Results, Run,
     Selection, Shard, Ssh, Static, Sync, Tailscale,
 };
-use crate::layer::expand_home;
 use crate::load::Sections;
 use crate::registry::nearest;
 use crate::trust::forwards_credential;
@@ -62,7 +62,7 @@ pub struct ProviderSelection {
 }
 
 /// The merged configuration.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[non_exhaustive]
 pub struct Config {
     /// What to lease, and for how long.
@@ -112,15 +112,12 @@ impl Config {
     pub(crate) fn new(
         sections: Sections,
         providers: &[&'static SectionSchema],
-        home: Option<&Path>,
         allow_from_environment: bool,
     ) -> Result<Self> {
-        let mut ssh: Ssh = typed(&sections, "ssh")?;
-        ssh.key = expand_default(&sections, &ssh, home);
         let mut config = Self {
             selection: typed(&sections, "")?,
             provider: None,
-            ssh,
+            ssh: typed(&sections, "ssh")?,
             sync: typed(&sections, "sync")?,
             run: typed(&sections, "run")?,
             forwarding: typed(&sections, "env")?,
@@ -149,17 +146,23 @@ impl Config {
         Ok(config)
     }
 
-    /// Where the value at a path of a file came from, such as `sync.timeout`; `None` for an unknown path and for a value
-    /// that nothing set.
+    /// Where the value at a path of a file came from, such as `sync.timeout`, by any of its names; `None` for an unknown
+    /// path and for a value that nothing set.
     pub fn provenance(&self, path: &str) -> Option<&Provenance> {
         self.sections.iter().find_map(|(section, values)| {
             let section = section.join(".");
-            let key = if section.is_empty() {
-                path
-            } else {
-                path.strip_prefix(&section)?.strip_prefix('.')?
+            let full = |name: &str| match name.strip_prefix('/') {
+                Some(absolute) => absolute.to_owned(),
+                None if section.is_empty() => name.to_owned(),
+                None => format!("{section}.{name}"),
             };
-            values.sourced(key).map(|sourced| &sourced.provenance)
+            let mut keys = values.schema().keys.iter();
+            let key = keys.find(|key| {
+                std::iter::once(&key.name)
+                    .chain(key.aliases)
+                    .any(|name| full(name) == path)
+            })?;
+            values.sourced(key.name).map(|sourced| &sourced.provenance)
         })
     }
 
@@ -200,6 +203,40 @@ impl Config {
         values
             .into_iter()
             .fold(Settings::default().for_provider("coordinator"), Settings::with_section)
+    }
+
+    /// The private key for the static host.
+    ///
+    /// A host that a repository file chose may only be met with a key of that repository: a regular file inside it, named by
+    /// a relative path.
+    ///
+    /// # Errors
+    ///
+    /// `Usage` when a repository file chose the host and the key is not the repository's own.
+    pub fn static_key(&self, repository_root: &Path) -> Result<PathBuf> {
+        let chosen_by_repository = self
+            .values("static")
+            .is_some_and(|values| values.layer("host") == Layer::RepositoryFile);
+        if !chosen_by_repository {
+            return Ok(self.ssh.key.clone());
+        }
+        let own = self
+            .values("ssh")
+            .is_some_and(|values| values.layer("key") == Layer::RepositoryFile)
+            && self.ssh.key.is_relative();
+        let resolved = std::fs::canonicalize(repository_root)
+            .and_then(|root| Ok((std::fs::canonicalize(root.join(&self.ssh.key))?, root)))
+            .ok()
+            .filter(|(key, root)| own && key.starts_with(root) && key.is_file());
+        resolved.map(|(key, _)| key).ok_or_else(|| {
+            self.refuse(
+                "static.host",
+                "repository-configured static.host needs a key inside the repository".to_owned(),
+            )
+            .with_hint(
+                "set `CRABBOX_STATIC_HOST` or `--static-host` to approve the host, or a relative `ssh.key` in the file",
+            )
+        })
     }
 
     /// The selected profile; `None` when its name has no block.
@@ -360,6 +397,17 @@ impl Config {
     }
 }
 
+/// The sections' keys with where they came from, without values.
+impl fmt::Debug for Config {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Config")
+            .field("provider", &self.provider)
+            .field("sections", &self.sections)
+            .finish_non_exhaustive()
+    }
+}
+
 /// Whether a text can be the name of a variable.
 pub(crate) fn is_variable_name(text: &str) -> bool {
     let mut bytes = text.bytes();
@@ -373,14 +421,6 @@ fn typed<T: Section>(sections: &Sections, path: &str) -> Result<T> {
     match sections.get(&segments(path)) {
         Some(values) => T::from_values(values),
         None => T::from_values(&SectionValues::defaults(T::SCHEMA)?),
-    }
-}
-
-fn expand_default(sections: &Sections, ssh: &Ssh, home: Option<&Path>) -> std::path::PathBuf {
-    // Files expand `~` where it is read, variables never do; the default is ours.
-    match sections.get(&segments("ssh")).map(|values| values.layer("key")) {
-        Some(Layer::Default) => expand_home(&ssh.key.to_string_lossy(), home).into(),
-        _ => ssh.key.clone(),
     }
 }
 

@@ -256,7 +256,7 @@ fn flow(path: &[&str], value: &Json) -> String {
 }
 
 /// A value on one line, quoted when it would be read as something else.
-fn scalar(value: &Json) -> String {
+pub(crate) fn scalar(value: &Json) -> String {
     match value {
         Json::String(text) if is_plain(text) => text.clone(),
         Json::Array(items) => format!("[{}]", items.iter().map(scalar).collect::<Vec<_>>().join(", ")),
@@ -397,6 +397,22 @@ mod tests {
             let node = parse(&changed).unwrap().root.to_json();
             proptest::prop_assert_eq!(node, json!({"a": value, "b": {"c": 1, "d": value}}));
             proptest::prop_assert!(changed.contains("# note\n"));
+        }
+
+        #[test]
+        fn no_text_makes_the_editor_damage_it(text in "(([ab]|  [ab]):? ?([ab]|\\{|\\}|\\[|\\]|'|\"|#|\n|  |- |&x |\\*x|,|~|\\||é|: ){0,4}\n){0,5}") {
+            let value = json!("new");
+            for path in [&["a"][..], &["a", "b"], &["b", "a"]] {
+                if let Ok(changed) = change(&text, path, Some(&value)) {
+                    let root = parse(&changed).unwrap().root.to_json();
+                    let found = path.iter().try_fold(&root, |json, segment| json.get(segment));
+                    proptest::prop_assert_eq!(found, Some(&value), "{}", changed);
+                }
+                if let Ok(changed) = change(&text, path, None) {
+                    let root = parse(&changed).unwrap().root.to_json();
+                    proptest::prop_assert!(path.iter().try_fold(&root, |json, segment| json.get(segment)).is_none());
+                }
+            }
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Files, variables and flags as layers of one figment.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,9 +11,7 @@ use crabbox_core::{Error, Result};
 use figment::value::{Dict, Map, Tag, Value};
 use figment::{Metadata, Profile, Source};
 
-use crate::registry::{Branch, Registry, is_foreign_section, nearest};
-use crate::trust::{Verdict, judge};
-use crate::yaml::{Content, Entry as YamlEntry, Node, integer};
+use crate::registry::Registry;
 
 /// Something in the configuration that is probably not meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,7 +68,7 @@ pub(crate) struct SourceLayer {
 }
 
 impl SourceLayer {
-    fn new(layer: Layer, name: &'static str) -> Self {
+    pub(crate) fn new(layer: Layer, name: &'static str) -> Self {
         Self {
             layer,
             name,
@@ -94,9 +92,16 @@ impl SourceLayer {
             .map(|entry| (entry.path.as_slice(), entry.key, &entry.value, &entry.place))
     }
 
-    fn push(&mut self, path: Vec<String>, key: &'static KeySchema, value: SettingValue, place: Arc<str>, rank: usize) {
+    pub(crate) fn push(
+        &mut self,
+        path: Vec<String>,
+        key: &'static KeySchema,
+        value: SettingValue,
+        place: Arc<str>,
+        rank: usize,
+    ) {
         // Nothing set cannot clear a lower layer, unless the key says that presence counts.
-        if is_unset(&value) && key.merge != Merge::ReplaceWhenPresent {
+        if is_unset(&value, self.layer) && key.merge != Merge::ReplaceWhenPresent {
             return;
         }
         let appends =
@@ -112,7 +117,7 @@ impl SourceLayer {
     }
 
     /// Puts entries in the order in which they count: the name of a key after its aliases, except where all add up.
-    fn settle(&mut self) {
+    pub(crate) fn settle(&mut self) {
         self.entries.sort_by_key(|entry| {
             if entry.appends {
                 entry.rank
@@ -123,14 +128,19 @@ impl SourceLayer {
     }
 
     /// The declarations' defaults.
-    pub(crate) fn defaults(registry: &Registry) -> Result<Self> {
+    pub(crate) fn defaults(registry: &Registry, home: Option<&Path>) -> Result<Self> {
         let mut layer = Self::new(Layer::Default, "defaults");
         for place in registry.places.iter().filter(|place| !place.path.contains(&"*")) {
             for key in place.schema.keys {
                 if let Some(default) = key.default {
+                    let default = if key.kind == Kind::Path {
+                        expand_home(default, home)
+                    } else {
+                        default.to_owned()
+                    };
                     let value = key
                         .kind
-                        .parse(default)
+                        .parse(&default)
                         .map_err(|error| error.context(key.path(place.schema.name)))?;
                     layer.push(path_of(&place.path, key), key, value, Arc::from(""), 0);
                 }
@@ -154,9 +164,7 @@ impl SourceLayer {
                 let value = if presence && (text.trim().is_empty() || text.trim().eq_ignore_ascii_case("none")) {
                     cleared(key.kind)
                 } else {
-                    key.kind
-                        .parse(text)
-                        .map_err(|error| hide(error, key, text).context(name))?
+                    read(key, text).map_err(|error| error.context(name))?
                 };
                 layer.push(path_of(&place.path, key), key, value, Arc::from(name), 0);
             }
@@ -180,265 +188,22 @@ impl SourceLayer {
                 Kind::List | Kind::Map => flag.values.join(","),
                 _ => flag.values.last().cloned().unwrap_or_default(),
             };
-            let value = key
-                .kind
-                .parse(&text)
-                .map_err(|error| hide(error, key, &text).context(&name))?;
+            let value = read(key, &text).map_err(|error| error.context(&name))?;
             layer.push(path_of(&place.path, key), key, value, Arc::from(name), 0);
         }
         Ok(layer)
     }
 }
 
-/// Reads one file.
-pub(crate) struct FileReader<'a> {
-    pub(crate) registry: &'a Registry,
-    pub(crate) path: &'a Path,
-    pub(crate) layer: Layer,
-    pub(crate) home: Option<&'a Path>,
-    /// Secret variables of the providers of this build.
-    pub(crate) credentials: &'a [&'static str],
-    pub(crate) warnings: &'a mut Vec<Warning>,
-}
-
-impl FileReader<'_> {
-    /// The layer that a file's content makes.
-    pub(crate) fn read(mut self, root: &Node) -> Result<SourceLayer> {
-        let name = if self.layer == Layer::UserFile {
-            "user file"
-        } else {
-            "repository file"
-        };
-        let mut layer = SourceLayer::new(self.layer, name);
-        let registry = self.registry;
-        match &root.content {
-            Content::Null => {}
-            Content::Mapping(entries) => {
-                self.mapping(entries, &registry.root, &mut Vec::new(), &mut Vec::new(), &mut layer)?
-            }
-            _ => {
-                let error = Error::usage(format!("expected a mapping, found {}", root.shape()));
-                return Err(self.fault(error.with_hint("write `key: value` lines"), root.line));
-            }
-        }
-        layer.settle();
-        Ok(layer)
-    }
-
-    fn mapping(
-        &mut self,
-        entries: &[YamlEntry],
-        branch: &Branch,
-        path: &mut Vec<String>,
-        names: &mut Vec<String>,
-        layer: &mut SourceLayer,
-    ) -> Result<()> {
-        for entry in entries {
-            path.push(entry.key.clone());
-            let (child, named) = match branch.children.get(entry.key.as_str()) {
-                Some(child) => (Some(child), false),
-                None => (branch.any.as_deref(), true),
-            };
-            match child {
-                Some(child) => {
-                    if named {
-                        names.push(entry.key.clone());
-                    }
-                    self.entry(entry, child, path, names, layer)?;
-                    if named {
-                        names.pop();
-                    }
-                }
-                None => self.unknown(entry, branch, path),
-            }
-            path.pop();
-        }
-        Ok(())
-    }
-
-    fn entry(
-        &mut self,
-        entry: &YamlEntry,
-        branch: &Branch,
-        path: &mut Vec<String>,
-        names: &mut Vec<String>,
-        layer: &mut SourceLayer,
-    ) -> Result<()> {
-        let Some(leaf) = &branch.leaf else {
-            return match &entry.value.content {
-                Content::Null => Ok(()),
-                Content::Mapping(entries) => self.mapping(entries, branch, path, names, layer),
-                _ => {
-                    let error = Error::usage(format!(
-                        "{}: expected a mapping, found {}",
-                        path.join("."),
-                        entry.value.shape()
-                    ));
-                    let below: Vec<&str> = branch.children.keys().copied().take(4).collect();
-                    let hint = if below.is_empty() {
-                        "put named blocks below it".to_owned()
-                    } else {
-                        format!("put keys below it, such as {}", below.join(", "))
-                    };
-                    Err(self.fault(error.with_hint(hint), entry.line))
-                }
-            };
-        };
-        // A mapping of names may have declared keys among the names.
-        let mut own = entry.value.clone();
-        if let (Content::Mapping(entries), false) = (&mut own.content, branch.children.is_empty()) {
-            let (declared, rest): (Vec<_>, Vec<_>) = entries
-                .drain(..)
-                .partition(|entry| branch.children.contains_key(entry.key.as_str()));
-            *entries = rest;
-            self.mapping(&declared, branch, path, names, layer)?;
-        }
-        let canonical = leaf.canonical(names);
-        let value = convert(leaf.key, &own, self.home)
-            .map_err(|error| self.fault(error.context(path.join(".")), entry.line))?;
-        let Some(value) = value else { return Ok(()) };
-        let value = if self.layer == Layer::RepositoryFile {
-            match judge(&canonical, leaf.key, value, self.credentials) {
-                Verdict::Accept(value) => value,
-                Verdict::Trim(value, refused) => {
-                    let message = format!(
-                        "{}: a repository file cannot forward credentials: `{}`",
-                        path.join("."),
-                        refused.join(", ")
-                    );
-                    self.warn(
-                        entry.line,
-                        message,
-                        "name them in your own config file, in `CRABBOX_ENV_ALLOW`, or with `--allow-env`".to_owned(),
-                    );
-                    value
-                }
-                Verdict::Refuse => {
-                    let message = format!("a repository file cannot set this key: `{}`", path.join("."));
-                    self.warn(entry.line, message, operator_cure(leaf.key));
-                    return Ok(());
-                }
-            }
-        } else {
-            value
-        };
-        let place = Arc::from(format!("{}:{}", self.path.display(), entry.line));
-        layer.push(canonical, leaf.key, value, place, leaf.rank);
-        Ok(())
-    }
-
-    fn unknown(&mut self, entry: &YamlEntry, branch: &Branch, path: &[String]) {
-        let top_level = path.len() == 1;
-        // Blocks whose names start with `x-` only hold anchors.
-        if top_level && (is_foreign_section(&entry.key) || entry.key.starts_with("x-")) {
-            return;
-        }
-        let foreign = if top_level {
-            crate::known::PROVIDER_SECTIONS
-        } else {
-            &[]
-        };
-        let known = branch.children.keys().chain(foreign).copied();
-        let hint = match nearest(&entry.key, known) {
-            Some(near) => format!("did you mean `{near}`?"),
-            None => "see the config reference for the keys that exist".to_owned(),
-        };
-        self.warn(
-            entry.line,
-            format!("unknown key: `{}`", path.join(".").escape_debug()),
-            hint,
-        );
-    }
-
-    fn warn(&mut self, line: usize, message: String, hint: String) {
-        self.warnings.push(Warning {
-            file: Some(self.path.to_owned()),
-            line: Some(line),
-            message,
-            hint,
-        });
-    }
-
-    fn fault(&self, error: Error, line: usize) -> Error {
-        error.context(format!("parse config {}:{line}", self.path.display()))
-    }
-}
-
-fn operator_cure(key: &KeySchema) -> String {
-    let variables = key.environment.iter().map(|name| format!(", in `{name}`"));
-    let flag = key.flag.map(|flag| format!(", with `--{flag}`"));
-    format!(
-        "set it in your own config file{}",
-        variables.chain(flag).collect::<String>()
-    )
-}
-
-/// Gives a file's value the kind that its key declares. `None` when nothing is set.
-fn convert(key: &KeySchema, node: &Node, home: Option<&Path>) -> Result<Option<SettingValue>> {
-    let expected = |what: &str| {
-        let hint = match key.kind {
-            Kind::List => "write a list, such as `[a, b]`".to_owned(),
-            Kind::Map => "write `name: value` lines below it".to_owned(),
-            kind => format!("write one {}", kind.word()),
-        };
-        Error::usage(format!("expected {what}, found {}", node.shape())).with_hint(hint)
-    };
-    let value = match (key.kind, &node.content) {
-        (_, Content::Null) => return Ok(None),
-        (Kind::Any, _) => SettingValue::Any(node.to_json()),
-        (Kind::List, Content::Sequence(items)) => {
-            let mut list: Vec<String> = Vec::new();
-            for item in items {
-                let text = match &item.content {
-                    Content::Scalar { text, .. } => text.trim(),
-                    Content::Null => continue,
-                    _ => return Err(expected("a list of texts")),
-                };
-                if !text.is_empty() && (key.merge == Merge::Append || !list.iter().any(|known| known == text)) {
-                    list.push(text.to_owned());
-                }
-            }
-            SettingValue::List(list)
-        }
-        (Kind::List, Content::Scalar { text, .. }) if !text.trim().is_empty() => {
-            SettingValue::List(vec![text.trim().to_owned()])
-        }
-        (Kind::List, Content::Scalar { .. }) => return Ok(None),
-        (Kind::Map, Content::Mapping(entries)) => {
-            let mut map = BTreeMap::new();
-            for entry in entries {
-                match &entry.value.content {
-                    Content::Scalar { text, .. } => map.insert(entry.key.clone(), text.clone()),
-                    Content::Null => map.insert(entry.key.clone(), String::new()),
-                    _ => return Err(expected("names with text values").context(&entry.key)),
-                };
-            }
-            SettingValue::Map(map)
-        }
-        (Kind::Boolean | Kind::Integer | Kind::Float, Content::Scalar { plain: false, text }) if !text.is_empty() => {
-            return Err(
-                Error::usage(format!("expected {}, found quoted text", key.kind.word())).with_hint("remove the quotes")
-            );
-        }
-        (kind, Content::Scalar { text, .. }) => {
-            if text.trim().is_empty() {
-                return Ok(None);
-            }
-            match kind {
-                Kind::Integer if integer(text).is_some() => SettingValue::Integer(integer(text).unwrap_or_default()),
-                Kind::Path => SettingValue::Text(expand_home(text.trim(), home)),
-                kind => kind.parse(text).map_err(|error| hide(error, key, text))?,
-            }
-        }
-        (Kind::List, _) => return Err(expected("a list")),
-        (Kind::Map, _) => return Err(expected("a mapping")),
-        (kind, _) => return Err(expected(kind.word())),
-    };
-    Ok(Some(value))
+/// Reads a text as its key declares.
+fn read(key: &KeySchema, text: &str) -> Result<SettingValue> {
+    let value = key.kind.parse(text).map_err(|error| hide(error, key, text))?;
+    (key.validate)(&value)?;
+    Ok(value)
 }
 
 /// Takes a secret out of an error that repeats what was written.
-fn hide(error: Error, key: &KeySchema, text: &str) -> Error {
+pub(crate) fn hide(error: Error, key: &KeySchema, text: &str) -> Error {
     if !key.secret || text.is_empty() {
         return error;
     }
@@ -457,10 +222,11 @@ pub(crate) fn expand_home(text: &str, home: Option<&Path>) -> String {
     }
 }
 
-fn is_unset(value: &SettingValue) -> bool {
+/// Zero in a file or variable stands for a value that was never given; on the command line it was typed.
+fn is_unset(value: &SettingValue, layer: Layer) -> bool {
     match value {
-        SettingValue::Integer(0) | SettingValue::Bytes(0) => true,
-        SettingValue::Float(number) => *number == 0.0,
+        SettingValue::Integer(0) | SettingValue::Bytes(0) => layer != Layer::Flag,
+        SettingValue::Float(number) => *number == 0.0 && layer != Layer::Flag,
         other => other.is_empty(),
     }
 }

@@ -11,6 +11,7 @@
 mod class;
 mod config;
 mod edit;
+mod file;
 mod generic;
 mod known;
 mod layer;
@@ -29,14 +30,14 @@ pub use class::{CLASSES, machine_types};
 pub use config::{Config, ProviderSelection, ProviderSource};
 pub use generic::{
     Actions, Architecture, Broker, BrokerMode, Cache, CacheVolume, CacheVolumes, Capacity, DesktopEnvironment,
-    Forwarding, Job, Network, Ports, Preset, Profile, ProofTemplate, Results, Run, Selection, Shard, Ssh, SshTransport,
-    Static, StopPolicy, Sync, SyncSource, Tags, Tailscale, TokenCommand,
+    Forwarding, Job, Network, Port, Ports, Preset, Profile, ProofTemplate, Results, Run, Selection, Shard, Ssh,
+    SshTransport, Static, StopPolicy, Sync, SyncSource, Tags, Tailscale, TokenCommand,
 };
 pub use layer::{FlagValue, Warning};
 pub use load::{Loaded, Loader, SourceFile};
 pub use locate::{Platform, repository_root, user_file, writable_file};
 pub use preset::{ExpandedPreset, PresetCommand, Word, preset_variables};
-pub use reference::reference;
+pub use reference::{flag_keys, reference};
 pub use show::ShowContext;
 pub use template::Template;
-pub use write::{BrokerChange, BrokerWritten, ConfigFile, remove_broker_token};
+pub use write::{BrokerChange, BrokerWritten, ConfigFile, permissions_problem, remove_broker_token};

@@ -11,7 +11,8 @@ use crabbox_core::{Error, ErrorKind, IntoError as _, Result};
 use figment::value::Value;
 
 use crate::config::Config;
-use crate::layer::{FileReader, FlagValue, SourceLayer, Warning, stack};
+use crate::file::FileReader;
+use crate::layer::{FlagValue, SourceLayer, Warning, stack};
 use crate::locate::{Platform, candidates};
 use crate::registry::Registry;
 use crate::yaml;
@@ -142,7 +143,7 @@ impl Loader {
         let home = self.platform.home(&self.environment);
         let mut warnings = Vec::new();
         let mut files = Vec::new();
-        let mut layers = vec![SourceLayer::defaults(&registry)?];
+        let mut layers = vec![SourceLayer::defaults(&registry, home.as_deref())?];
         for candidate in candidates(&self.environment, self.platform, &self.working_directory) {
             let text = read(&candidate.path)?;
             files.push(SourceFile {
@@ -178,7 +179,7 @@ impl Loader {
             .filter(|layer| layer.layer == Layer::Environment)
             .flat_map(SourceLayer::values)
             .any(|(path, ..)| path == ["env", "allow"]);
-        let config = Config::new(sections, &self.providers, home.as_deref(), allow_from_environment)?;
+        let config = Config::new(sections, &self.providers, allow_from_environment)?;
         Ok(Loaded {
             config,
             files,

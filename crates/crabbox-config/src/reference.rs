@@ -59,6 +59,13 @@ pub fn reference(providers: &[&'static SectionSchema]) -> String {
     page
 }
 
+/// Every key that has a flag, with its section: what a command line offers, and what [`FlagValue`](crate::FlagValue) names.
+pub fn flag_keys(providers: &[&'static SectionSchema]) -> impl Iterator<Item = (&'static str, &'static KeySchema)> {
+    let sections = SINGLE.iter().copied().chain(providers.iter().copied());
+    let keys = sections.flat_map(|schema| schema.keys.iter().map(move |key| (schema.name, key)));
+    keys.filter(|(_, key)| key.flag.is_some())
+}
+
 fn anchor(path: &str) -> String {
     let text = path.replace('*', "<name>").to_lowercase();
     text.chars().filter(|character| character.is_alphanumeric()).collect()

@@ -115,7 +115,11 @@ pub(crate) fn nearest<'name>(wrong: &str, known: impl Iterator<Item = &'name str
     known
         .map(|name| (strsim::damerau_levenshtein(&lower, &name.to_lowercase()), name))
         .filter(|(distance, _)| *distance <= limit)
-        .min()
+        // Among equals, the one that keeps most of what was typed, in order.
+        .min_by(|(left, one), (right, other)| {
+            let alike = |name: &str| strsim::jaro(&lower, &name.to_lowercase());
+            left.cmp(right).then_with(|| alike(other).total_cmp(&alike(one)))
+        })
         .map(|(_, name)| name)
 }
 
@@ -164,5 +168,9 @@ mod tests {
         assert_eq!(nearest("Timeout", known.into_iter()), Some("timeout"));
         assert_eq!(nearest("exlcude", known.into_iter()), Some("exclude"));
         assert_eq!(nearest("colour", known.into_iter()), None);
+        assert_eq!(
+            nearest("profils", ["profile", "profiles"].into_iter()),
+            Some("profiles")
+        );
     }
 }

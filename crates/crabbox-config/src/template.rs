@@ -5,7 +5,11 @@ use std::fmt::Write as _;
 use crabbox_core::section::KeySchema;
 use serde_json::Value as Json;
 
+use crate::edit::scalar;
 use crate::registry::Registry;
+
+/// Columns of a comment.
+const LINE_WIDTH: usize = 100;
 
 /// What `init` found out about a repository.
 #[derive(Clone, Debug, Default)]
@@ -48,9 +52,11 @@ impl Template {
             let indent = "  ".repeat(parents.len());
             if let Some(key) = declared(&registry, &segments) {
                 let help = key.help.split("\n\n").next().unwrap_or_default();
-                let _ = writeln!(text, "{indent}# {help}");
+                for line in wrap(help, LINE_WIDTH - indent.len()) {
+                    let _ = writeln!(text, "{indent}# {line}");
+                }
             }
-            let _ = writeln!(text, "{indent}{last}: {value}");
+            let _ = writeln!(text, "{indent}{last}: {}", scalar(&value));
         }
         text
     }
@@ -118,4 +124,22 @@ fn declared(registry: &Registry, path: &[&str]) -> Option<&'static KeySchema> {
         branch.children.get(segment).or(branch.any.as_deref())
     });
     branch?.leaf.as_ref().map(|leaf| leaf.key)
+}
+
+fn wrap(text: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split_whitespace() {
+        let line = lines
+            .last_mut()
+            .filter(|line| line.is_empty() || line.len() + word.len() < width);
+        match line {
+            Some(line) if line.is_empty() => line.push_str(word),
+            Some(line) => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            None => lines.push(word.to_owned()),
+        }
+    }
+    lines
 }

@@ -36,7 +36,12 @@ impl ConfigFile {
     pub fn open(path: impl Into<PathBuf>) -> Result<Self> {
         let path = path.into();
         let before = read(&path)?;
-        let text = before.clone().unwrap_or_default();
+        // A byte order mark would become part of the first key.
+        let text = before
+            .as_deref()
+            .unwrap_or_default()
+            .trim_start_matches('\u{feff}')
+            .to_owned();
         parse(&path, &text)?;
         Ok(Self { path, before, text })
     }
@@ -157,6 +162,20 @@ fn sync_directory(directory: &Path) -> std::io::Result<()> {
 fn sync_directory(_: &Path) -> std::io::Result<()> {
     // Only Unix can flush a directory.
     Ok(())
+}
+
+/// What is wrong with who may read a config file, as `doctor` says it. `None` when nothing is, or the file is not there.
+#[cfg(unix)]
+pub fn permissions_problem(path: &Path) -> Option<String> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let mode = std::fs::metadata(path).ok()?.permissions().mode() & 0o777;
+    (mode & 0o077 != 0).then(|| format!("permissions {mode:04o} want 0600"))
+}
+
+/// What is wrong with who may read a config file. Only Unix has modes that tell.
+#[cfg(not(unix))]
+pub fn permissions_problem(_: &Path) -> Option<String> {
+    None
 }
 
 /// What `config set-broker` and `login` write. Only what is given is changed.

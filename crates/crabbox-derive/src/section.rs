@@ -139,7 +139,9 @@ impl Key {
         let kind = self.kind_tokens(&from_setting)?;
         let secret = self.secret;
         let mut schema = quote! {
-            ::crabbox_core::section::KeySchema::new(#name, #kind, #help).secret(#secret || #from_setting::SECRET)
+            ::crabbox_core::section::KeySchema::new(#name, #kind, #help)
+                .secret(#secret || #from_setting::SECRET)
+                .validate(::crabbox_core::section::fits::<#field_type>)
         };
         if !self.aliases.is_empty() {
             let aliases = &self.aliases;

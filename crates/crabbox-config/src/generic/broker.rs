@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crabbox_core::secret::Secret;
+use crabbox_core::secret::{Secret, display_url};
 use crabbox_core::section::{FromSetting, Kind, SettingValue};
 use crabbox_core::{Error, Result, Section, choices};
 
@@ -17,7 +17,7 @@ choices! {
 }
 
 /// The coordinator, and how to authenticate with it.
-#[derive(Clone, Debug, Section)]
+#[derive(Clone, Section)]
 #[section(name = "broker")]
 #[non_exhaustive]
 pub struct Broker {
@@ -85,6 +85,18 @@ impl Broker {
             (None, None, None) => "missing",
             _ => "incomplete",
         }
+    }
+}
+
+/// The address may hold a credential.
+impl fmt::Debug for Broker {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Broker")
+            .field("url", &self.url.as_deref().map(display_url))
+            .field("mode", &self.mode)
+            .field("provider", &self.provider)
+            .finish_non_exhaustive()
     }
 }
 

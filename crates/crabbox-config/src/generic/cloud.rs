@@ -6,6 +6,8 @@ use crabbox_core::section::{FromSetting, Kind, SettingValue, wrong_shape};
 use crabbox_core::{Error, Result, Section};
 use serde_json::Value as Json;
 
+use super::work::Port;
+
 /// Which machines are asked for, and what happens when there are none.
 #[derive(Clone, Debug, Section)]
 #[section(name = "capacity")]
@@ -146,7 +148,7 @@ pub struct Static {
     pub user: Option<String>,
     /// Port of its SSH server.
     #[key(env = "CRABBOX_STATIC_PORT", flag = "static-port")]
-    pub port: Option<u16>,
+    pub port: Option<Port>,
     /// Directory on it below which workspaces live.
     #[key(env = "CRABBOX_STATIC_WORK_ROOT", flag = "static-work-root")]
     pub work_root: Option<String>,
@@ -177,7 +179,7 @@ pub struct Cache {
     pub purge_on_release: bool,
     /// Volumes, each with `key` and `path`, and if wanted `name`, `sizeGB` and `required`. In the variable
     /// `[name=]key:path`, comma-separated.
-    #[key(env = "CRABBOX_CACHE_VOLUMES", merge = replace_when_present)]
+    #[key(env = "CRABBOX_CACHE_VOLUMES", merge = replace_when_present, default = "[]")]
     pub volumes: CacheVolumes,
     /// Volumes that the provider must have, each `[name=]key:path`.
     #[key(flag = "cache-volume", no_file)]

@@ -12,7 +12,7 @@ pub use broker::{Broker, BrokerMode, TokenCommand};
 pub use cloud::{Actions, Cache, CacheVolume, CacheVolumes, Capacity, Static, Tags, Tailscale};
 pub use named::{Job, Preset, Profile, ProofTemplate, StopPolicy};
 pub use selection::{Architecture, DesktopEnvironment, Network, Selection};
-pub use work::{Forwarding, Ports, Results, Run, Shard, Ssh, SshTransport, Sync, SyncSource};
+pub use work::{Forwarding, Port, Ports, Results, Run, Shard, Ssh, SshTransport, Sync, SyncSource};
 
 /// Sections with one place in a file, in the order of the reference page.
 pub(crate) const SINGLE: &[&SectionSchema] = &[

@@ -1,6 +1,8 @@
 //! How a box is reached, what travels to it, and what is kept of a run.
 
+use std::fmt;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use crabbox_core::section::{FromSetting, Kind, SettingValue, wrong_shape};
@@ -29,13 +31,46 @@ pub struct Ssh {
     pub key: PathBuf,
     /// Port of the box's SSH server.
     #[key(env = "CRABBOX_SSH_PORT", flag = "ssh-port", default = 2222)]
-    pub port: u16,
+    pub port: Port,
     /// Ports to try when the first is not reachable; an empty list tries none.
     #[key(env = "CRABBOX_SSH_FALLBACK_PORTS", merge = replace_when_present, default = "22")]
     pub fallback_ports: Ports,
     /// Which SSH client is used.
     #[key(env = "CRABBOX_SSH_TRANSPORT", trust = operator, default = "builtin")]
     pub transport: SshTransport,
+}
+
+/// A port, which files may write as a number or as text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Port(pub u16);
+
+impl FromStr for Port {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text.trim().parse() {
+            Ok(port) if port > 0 => Ok(Self(port)),
+            _ => Err(Error::usage(format!("not a port: `{}`", text.escape_debug()))
+                .with_hint("write a number from 1 to 65535")),
+        }
+    }
+}
+
+impl fmt::Display for Port {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(formatter)
+    }
+}
+
+impl FromSetting for Port {
+    const KIND: Kind = Kind::Text;
+
+    fn from_setting(value: &SettingValue) -> Result<Self> {
+        match value {
+            SettingValue::Text(text) => text.parse(),
+            other => Err(wrong_shape("port", other)),
+        }
+    }
 }
 
 /// Port numbers.
@@ -49,12 +84,10 @@ impl FromSetting for Ports {
         let SettingValue::List(list) = value else {
             return Err(wrong_shape("list", value));
         };
-        let ports = list.iter().map(|text| match text.parse() {
-            Ok(port) if port > 0 => Ok(port),
-            _ => Err(Error::usage(format!("not a port: `{}`", text.escape_debug()))
-                .with_hint("write numbers from 1 to 65535")),
-        });
-        ports.collect::<Result<_>>().map(Self)
+        list.iter()
+            .map(|text| text.parse().map(|Port(port)| port))
+            .collect::<Result<_>>()
+            .map(Self)
     }
 
     fn when_absent() -> Option<Self> {
