@@ -11,6 +11,7 @@ use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::BorrowedFd;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crabbox_core::{Error, ErrorKind, IntoError as _, Result};
@@ -35,12 +36,14 @@ const CHUNK: usize = 256;
 const SMALL: u64 = 128 * 1024;
 
 /// How to apply.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct ApplyOptions {
     /// `sync.delete`: remove paths that the last apply brought and the manifest does not have, and deleted paths.
     pub delete: bool,
     /// `sync.checksum`: compare contents instead of sizes and times.
     pub checksum: bool,
+    /// Set to stop soon, with a cancelled error; the next apply repairs.
+    pub cancel: Option<Arc<AtomicBool>>,
 }
 
 impl Default for ApplyOptions {
@@ -48,6 +51,7 @@ impl Default for ApplyOptions {
         Self {
             delete: true,
             checksum: false,
+            cancel: None,
         }
     }
 }
@@ -111,6 +115,13 @@ pub fn apply_to_directory(
                     Ok(worker) => worker,
                     Err(error) => return Err(Error::new(error.kind(), error.to_string())),
                 };
+                if options
+                    .cancel
+                    .as_ref()
+                    .is_some_and(|cancel| cancel.load(Ordering::Relaxed))
+                {
+                    return Err(Error::cancelled("sync was cancelled"));
+                }
                 let places = chunk * CHUNK..((chunk + 1) * CHUNK).min(manifest.len());
                 let mut report = ApplyReport::default();
                 places

@@ -304,8 +304,9 @@ async fn bounded(
     };
     tokio::select! {
         biased;
-        result = work => result,
+        // First, so that nothing starts after a cancellation.
         () = options.cancel.cancelled() => Err(Error::cancelled("archive sync was cancelled")),
+        result = work => result,
         () = over => {
             let limit = options.timeout.unwrap_or_default();
             Err(Error::sync(format!("archive sync timed out after {limit:?}"))

@@ -130,6 +130,11 @@ impl Source {
         self.head.as_deref()
     }
 
+    /// The tree of that commit, in hexadecimal.
+    pub fn head_tree(&self) -> Option<String> {
+        self.repository()?.head_tree_id().ok().map(|id| id.to_string())
+    }
+
     /// The branch that is checked out.
     pub fn branch(&self) -> Option<&str> {
         self.branch.as_deref()

@@ -283,6 +283,23 @@ fn an_interrupted_apply_is_repaired() {
 }
 
 #[test]
+fn cancellation_stops_and_is_repaired() {
+    let pair = Pair::new();
+    pair.write("a", "1");
+    let cancel = Some(std::sync::Arc::new(std::sync::atomic::AtomicBool::new(true)));
+    let error = pair
+        .try_apply(&ApplyOptions {
+            cancel,
+            ..ApplyOptions::default()
+        })
+        .unwrap_err();
+    assert!(error.is_cancelled());
+    assert!(!pair.target.join("a").exists());
+    pair.apply();
+    pair.assert_equal();
+}
+
+#[test]
 fn checksums_find_what_sizes_and_times_hide() {
     let pair = Pair::new();
     pair.write("a", "right");

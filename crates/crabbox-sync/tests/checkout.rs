@@ -226,6 +226,26 @@ fn line_endings_and_attributes_count_as_git_stores_them() {
 }
 
 #[test]
+fn a_change_in_the_tick_of_the_index_is_found() {
+    let repository = Repository::new();
+    repository.write("a", "one");
+    repository.commit_all();
+    repository.git(&["config", "core.trustCTime", "false"]);
+    repository.git(&["config", "core.checkStat", "minimal"]);
+    let time = repository.path("a").metadata().unwrap().modified().unwrap();
+    repository.write("a", "two");
+    for path in ["a", ".git/index"] {
+        let file = std::fs::File::options()
+            .write(true)
+            .open(repository.path(path))
+            .unwrap();
+        file.set_modified(time).unwrap();
+    }
+    agrees(&repository);
+    assert_eq!(repository.manifest(&no_rules()).unwrap().changed_paths(), 1);
+}
+
+#[test]
 fn no_configured_program_runs() {
     let repository = Repository::new();
     let witness = repository.outside("witness");
@@ -320,6 +340,8 @@ fn discovery_takes_the_nearest_marker() {
     assert_eq!(source.branch(), Some("main"));
     assert_eq!(source.base_ref(), Some("main"));
     assert_eq!(source.head().map(str::len), Some(40));
+    let tree = String::from_utf8(repository.git(&["rev-parse", "HEAD^{tree}"])).unwrap();
+    assert_eq!(source.head_tree().as_deref(), Some(tree.trim()));
     repository.git(&["update-ref", "refs/remotes/origin/trunk", "HEAD"]);
     repository.git(&["symbolic-ref", "refs/remotes/origin/HEAD", "refs/remotes/origin/trunk"]);
     assert_eq!(discover(&repository.root).base_ref(), Some("trunk"));

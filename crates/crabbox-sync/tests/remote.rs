@@ -186,7 +186,11 @@ async fn time_and_cancellation_end_it_and_clean_up() {
         };
         let mut options = ground.options(true);
         if cancelled {
-            options.cancel.cancel();
+            let cancel = options.cancel.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                cancel.cancel();
+            });
         } else {
             options.timeout = Some(ground.archive.took() + Duration::from_millis(50));
         }
@@ -199,6 +203,19 @@ async fn time_and_cancellation_end_it_and_clean_up() {
         assert!(ground.workdir().join("old").exists() && ground.is_clean());
         assert!(here.commands.lock().unwrap().last().unwrap().starts_with("rm -rf"));
     }
+}
+
+#[tokio::test]
+async fn nothing_starts_after_a_cancellation() {
+    let ground = Ground::new();
+    let options = ground.options(true);
+    options.cancel.cancel();
+    let here = Here::default();
+    let error = sync_archive(&here, &ground.archive, &remote_path(&ground.workdir()), &options)
+        .await
+        .unwrap_err();
+    assert!(error.is_cancelled());
+    assert_eq!(here.commands.lock().unwrap().len(), 1, "only the cleanup");
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 //! One parallel walk of the work tree is compared with the index as it goes, so a file is looked at once. Paths live in
 //! one buffer and each entry in 40 bytes, which keeps a million files far below the memory of one path object each.
 
+mod checkout;
 mod content;
 mod ignore;
 mod staged;
@@ -100,7 +101,7 @@ impl Manifest {
         source.require_syncable()?;
         match source.kind() {
             SourceKind::Directory => walk::directory(source.root(), rules),
-            _ => walk::checkout(source, rules, cache),
+            _ => checkout::checkout(source, rules, cache),
         }
         .map_err(|error| error.context("build sync file list"))
     }
