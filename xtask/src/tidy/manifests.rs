@@ -186,7 +186,12 @@ fn package(member: &Member, report: &mut Report) {
             );
             report.errors.push(Finding::new(&place, message));
         }
-        if member.provider_name().is_some() && dependency.name == "crabbox-core" && enables(&dependency, "authority") {
+        let ships = dependency.table != "dev-dependencies";
+        if ships
+            && member.provider_name().is_some()
+            && dependency.name == "crabbox-core"
+            && enables(&dependency, "authority")
+        {
             let message = "a provider never enables `authority`: what may be destroyed is the engine's to say";
             report.errors.push(Finding::new(&place, message));
         }
@@ -248,7 +253,7 @@ mod tests {
     #[test]
     fn a_provider_may_not_take_authority() {
         let rest =
-            format!("{LINTS}[dev-dependencies]\ncrabbox-core = {{ workspace = true, features = [\"authority\"] }}\n");
+            format!("{LINTS}[dependencies]\ncrabbox-core = {{ workspace = true, features = [\"authority\"] }}\n");
         let found = findings("crates/providers/acme", "crabbox-provider-acme", "Acme", &rest);
         assert_eq!(
             found,

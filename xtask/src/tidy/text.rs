@@ -47,6 +47,9 @@ pub(super) fn check(workspace: &Workspace, tracked: &[PathBuf], report: &mut Rep
         if extension == "rs" {
             size(&name, &text, report);
         }
+        if name.starts_with("crates/providers/") && name.contains("/src/") {
+            authority(&name, &text, report);
+        }
         if extension != "snap" {
             leftovers(&name, &text, report);
         }
@@ -80,6 +83,18 @@ fn leftovers(name: &str, text: &str, report: &mut Report) {
                     .errors
                     .push(Finding::new(format!("{name}:{}", index + 1), message));
             }
+        }
+    }
+}
+
+/// A build of everything unifies features, so that the compiler alone does not keep a provider from the constructor.
+fn authority(name: &str, text: &str, report: &mut Report) {
+    for (index, line) in text.lines().enumerate() {
+        if line.contains("authority::verify") || line.contains("HeldLock") {
+            let message = "a provider never mints a binding: what may be destroyed is the engine's to say";
+            report
+                .errors
+                .push(Finding::new(format!("{name}:{}", index + 1), message));
         }
     }
 }
@@ -152,7 +167,7 @@ fn slashed(path: &Path) -> String {
 mod tests {
     use std::path::PathBuf;
 
-    use super::{LEFTOVERS, Report, contains_word, layout, leftovers, machine_paths, size};
+    use super::{LEFTOVERS, Report, authority, contains_word, layout, leftovers, machine_paths, size};
 
     #[test]
     fn a_long_module_warns_then_fails() {
@@ -175,6 +190,18 @@ mod tests {
         }
         assert!(!contains_word("MASTODONS", LEFTOVERS[0]));
         assert!(!contains_word("mktemp XXXXXX", LEFTOVERS[2]));
+    }
+
+    #[test]
+    fn a_provider_that_mints_a_binding_is_found() {
+        let mut report = Report::default();
+        authority(
+            "p.rs",
+            "use crabbox_core::authority;\nlet all = authority::verify(lock);\nimpl HeldLock for X {}",
+            &mut report,
+        );
+        let places: Vec<_> = report.errors.iter().map(|finding| finding.place.as_str()).collect();
+        assert_eq!(places, ["p.rs:2", "p.rs:3"]);
     }
 
     #[test]
