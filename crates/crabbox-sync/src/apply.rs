@@ -11,7 +11,6 @@ use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::BorrowedFd;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crabbox_core::{Error, ErrorKind, IntoError as _, Result};
@@ -36,14 +35,12 @@ const CHUNK: usize = 256;
 const SMALL: u64 = 128 * 1024;
 
 /// How to apply.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ApplyOptions {
     /// `sync.delete`: remove paths that the last apply brought and the manifest does not have, and deleted paths.
     pub delete: bool,
     /// `sync.checksum`: compare contents instead of sizes and times.
     pub checksum: bool,
-    /// Set to stop soon, with a cancelled error; the next apply repairs.
-    pub cancel: Option<Arc<AtomicBool>>,
 }
 
 impl Default for ApplyOptions {
@@ -51,7 +48,6 @@ impl Default for ApplyOptions {
         Self {
             delete: true,
             checksum: false,
-            cancel: None,
         }
     }
 }
@@ -82,6 +78,20 @@ pub fn apply_to_directory(
     manifest: &Manifest,
     destination: &Path,
     options: &ApplyOptions,
+) -> Result<ApplyReport> {
+    apply_until(source, manifest, destination, options, &AtomicBool::new(false))
+}
+
+/// Like [`apply_to_directory`], until `cancel` is set: then it stops soon, and the next apply repairs.
+///
+/// # Errors
+/// Those of [`apply_to_directory`], and a cancelled error.
+pub fn apply_until(
+    source: &Path,
+    manifest: &Manifest,
+    destination: &Path,
+    options: &ApplyOptions,
+    cancel: &AtomicBool,
 ) -> Result<ApplyReport> {
     std::fs::create_dir_all(destination)
         .or_error(ErrorKind::Sync, || format!("make directory {}", destination.display()))?;
@@ -115,11 +125,7 @@ pub fn apply_to_directory(
                     Ok(worker) => worker,
                     Err(error) => return Err(Error::new(error.kind(), error.to_string())),
                 };
-                if options
-                    .cancel
-                    .as_ref()
-                    .is_some_and(|cancel| cancel.load(Ordering::Relaxed))
-                {
+                if cancel.load(Ordering::Relaxed) {
                     return Err(Error::cancelled("sync was cancelled"));
                 }
                 let places = chunk * CHUNK..((chunk + 1) * CHUNK).min(manifest.len());

@@ -14,7 +14,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
 use crabbox_core::{ErrorKind, Result};
-use crabbox_sync::apply::{ApplyOptions, ApplyReport, apply_to_directory};
+use crabbox_sync::apply::{ApplyOptions, ApplyReport, apply_to_directory, apply_until};
 use crabbox_sync::{Manifest, Source, SourceOptions, StatCache};
 use proptest::prelude::{Just, Strategy as _};
 use proptest::test_runner::{Config, RngSeed, TestRunner};
@@ -286,13 +286,10 @@ fn an_interrupted_apply_is_repaired() {
 fn cancellation_stops_and_is_repaired() {
     let pair = Pair::new();
     pair.write("a", "1");
-    let cancel = Some(std::sync::Arc::new(std::sync::atomic::AtomicBool::new(true)));
-    let error = pair
-        .try_apply(&ApplyOptions {
-            cancel,
-            ..ApplyOptions::default()
-        })
-        .unwrap_err();
+    let cancel = std::sync::atomic::AtomicBool::new(true);
+    let manifest = pair.manifest();
+    let options = ApplyOptions::default();
+    let error = apply_until(&pair.source, &manifest, &pair.target, &options, &cancel).unwrap_err();
     assert!(error.is_cancelled());
     assert!(!pair.target.join("a").exists());
     pair.apply();
