@@ -1,6 +1,6 @@
 //! The merged configuration in its Rust types.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -13,6 +13,7 @@ use crate::generic::{
     Actions, Broker, BrokerMode, Cache, Capacity, Forwarding, Job, Preset, Profile, ProofTemplate, Results, Run,
     Selection, Shard, Ssh, Static, Sync, Tailscale,
 };
+use crate::known::CREDENTIAL_VARIABLES;
 use crate::load::Sections;
 use crate::registry::nearest;
 use crate::trust::forwards_credential;
@@ -309,6 +310,13 @@ impl Config {
         let keys = self.sections.values().flat_map(|values| values.schema().keys);
         keys.filter(|key| key.secret)
             .flat_map(|key| key.environment.iter().copied())
+    }
+
+    /// Every variable that is known to hold a credential: those of this build, of other providers and of the coordinator.
+    pub fn credential_variables(&self) -> BTreeSet<&'static str> {
+        self.secret_variables()
+            .chain(CREDENTIAL_VARIABLES.iter().copied())
+            .collect()
     }
 
     /// The merged values of a section by its path in a file; empty for the top level.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use crabbox_core::section::{KeySchema, Kind, Merge, SettingValue};
+use crabbox_core::section::{KeySchema, Kind, Merge, SettingValue, Trust};
 use crabbox_core::settings::Layer;
 use crabbox_core::{Error, Result};
 
@@ -146,7 +146,11 @@ impl FileReader<'_> {
             value
         };
         let place = Arc::from(format!("{}:{}", self.path.display(), entry.line));
-        layer.push(canonical, leaf.key, value, place, leaf.rank);
+        if self.layer == Layer::RepositoryFile && leaf.key.trust == Trust::AtMost {
+            layer.cap(canonical, value, place);
+        } else {
+            layer.push(canonical, leaf.key, value, place, leaf.rank);
+        }
         Ok(())
     }
 

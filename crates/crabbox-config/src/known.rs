@@ -42,6 +42,7 @@ pub(crate) const PROVIDER_SECTIONS: &[&str] = &[
     "kubevirt",
     "lambda",
     "linode",
+    "local",
     "localContainer",
     "lume",
     "machine0",

@@ -65,6 +65,8 @@ pub(crate) struct SourceLayer {
     pub(crate) layer: Layer,
     name: &'static str,
     entries: Vec<Entry>,
+    /// Upper bounds, which never raise what another layer says.
+    caps: Vec<(Vec<String>, SettingValue, Arc<str>)>,
 }
 
 impl SourceLayer {
@@ -73,6 +75,7 @@ impl SourceLayer {
             layer,
             name,
             entries: Vec::new(),
+            caps: Vec::new(),
         }
     }
 
@@ -114,6 +117,22 @@ impl SourceLayer {
             rank,
             appends,
         });
+    }
+
+    /// Bounds a value instead of setting it.
+    pub(crate) fn cap(&mut self, path: Vec<String>, value: SettingValue, place: Arc<str>) {
+        self.caps.push((path, value, place));
+    }
+
+    /// The bounds of a path.
+    pub(crate) fn caps<'layer>(
+        &'layer self,
+        path: &'layer [String],
+    ) -> impl Iterator<Item = (&'layer SettingValue, &'layer Arc<str>)> {
+        self.caps
+            .iter()
+            .filter(move |(known, ..)| known == path)
+            .map(|(_, value, place)| (value, place))
     }
 
     /// Puts entries in the order in which they count: the name of a key after its aliases, except where all add up.

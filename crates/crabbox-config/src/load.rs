@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crabbox_core::runtime::Environment;
-use crabbox_core::section::{Kind, Merge, SectionSchema, SettingValue, Trust};
+use crabbox_core::section::{Kind, Merge, SectionSchema, SettingValue};
 use crabbox_core::settings::{Layer, Provenance, SectionValues};
 use crabbox_core::{Error, ErrorKind, IntoError as _, Result};
 use figment::value::Value;
@@ -95,7 +95,12 @@ impl Loader {
     /// Adds the sections of the providers of this build.
     #[must_use]
     pub fn providers(mut self, schemas: impl IntoIterator<Item = &'static SectionSchema>) -> Self {
-        self.providers.extend(schemas);
+        for schema in schemas {
+            // A family of providers may share one section.
+            if !self.providers.iter().any(|known| known.name == schema.name) {
+                self.providers.push(schema);
+            }
+        }
         self
     }
 
@@ -268,21 +273,25 @@ fn merge(registry: &Registry, layers: &[SourceLayer]) -> Result<Sections> {
                     .cloned()
                     .chain(key.name.split('.').map(str::to_owned))
                     .collect();
-                let Some(value) = descend(&root, &full) else { continue };
-                let source = &layers[source(value)];
-                let mut provenance =
-                    Provenance::new(source.layer, source.place(&full).unwrap_or_else(|| Arc::from("")));
-                let mut decoded = decode(value, key.kind, key.merge)
-                    .map_err(|error| error.context(format!("{provenance}: {}", full.join("."))))?;
-                if key.trust == Trust::AtMost
-                    && let Some((cap, place)) = cap(layers, &full)
-                    && let SettingValue::Integer(number) = decoded
-                    && number > cap
-                {
-                    decoded = SettingValue::Integer(cap);
-                    provenance = Provenance::new(Layer::RepositoryFile, place);
+                let mut found = match descend(&root, &full) {
+                    None => None,
+                    Some(value) => {
+                        let source = &layers[source(value)];
+                        let place = source.place(&full).unwrap_or_else(|| Arc::from(""));
+                        let provenance = Provenance::new(source.layer, place);
+                        let decoded = decode(value, key.kind, key.merge)
+                            .map_err(|error| error.context(format!("{provenance}: {}", full.join("."))))?;
+                        Some((decoded, provenance))
+                    }
+                };
+                for (cap, place) in layers.iter().flat_map(|layer| layer.caps(&full)) {
+                    if found.as_ref().is_none_or(|(value, _)| exceeds(value, cap)) {
+                        found = Some((cap.clone(), Provenance::new(Layer::RepositoryFile, place.clone())));
+                    }
                 }
-                values.set(key.name, decoded, provenance)?;
+                if let Some((value, provenance)) = found {
+                    values.set(key.name, value, provenance)?;
+                }
             }
             sections.insert(path, values);
         }
@@ -290,18 +299,15 @@ fn merge(registry: &Registry, layers: &[SourceLayer]) -> Result<Sections> {
     Ok(sections)
 }
 
-/// The lowest number that a repository file allows for a key that it may only lower.
-fn cap(layers: &[SourceLayer], path: &[String]) -> Option<(i64, Arc<str>)> {
-    let values = layers
-        .iter()
-        .filter(|layer| layer.layer == Layer::RepositoryFile)
-        .flat_map(SourceLayer::values);
-    values
-        .filter_map(|(known, _, value, place)| match value {
-            SettingValue::Integer(number) if known == path => Some((*number, place.clone())),
-            _ => None,
-        })
-        .min_by_key(|(number, _)| *number)
+/// Whether a value is beyond an upper bound of its own kind.
+fn exceeds(value: &SettingValue, cap: &SettingValue) -> bool {
+    match (value, cap) {
+        (SettingValue::Integer(value), SettingValue::Integer(cap)) => value > cap,
+        (SettingValue::Bytes(value), SettingValue::Bytes(cap)) => value > cap,
+        (SettingValue::Duration(value), SettingValue::Duration(cap)) => value > cap,
+        (SettingValue::Float(value), SettingValue::Float(cap)) => value > cap,
+        _ => false,
+    }
 }
 
 /// Every path that a section's pattern has in the merged tree.

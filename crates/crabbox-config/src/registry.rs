@@ -67,11 +67,8 @@ impl Registry {
             root: Branch::default(),
         };
         for place in places {
-            // A provider may share a section with its family.
-            if !registry.places.iter().any(|known| known.path == place.path) {
-                registry.insert(&place);
-                registry.places.push(place);
-            }
+            registry.insert(&place);
+            registry.places.push(place);
         }
         registry
     }

@@ -77,6 +77,21 @@ pub trait Section: Sized {
     fn from_values(values: &SectionValues) -> Result<Self>;
 }
 
+/// Names of keys that choose what runs on this machine, or where it finds credentials.
+const LOCAL_PROGRAMS: [&str; 11] = [
+    "binary",
+    "bridgeCommand",
+    "cli",
+    "cliPath",
+    "ghPath",
+    "helperPath",
+    "jailer",
+    "keychain",
+    "kubeconfig",
+    "kubectl",
+    "virtctl",
+];
+
 /// The keys of one section.
 #[derive(Debug)]
 pub struct SectionSchema {
@@ -104,7 +119,8 @@ impl SectionSchema {
         self.keys.iter().find(|key| key.name == name)
     }
 
-    /// Checks what the type system cannot: unique names, defaults that parse, secrets without flags.
+    /// Checks what the type system cannot: unique names, defaults that parse, secrets without flags, local programs that only the
+    /// operator chooses.
     ///
     /// # Errors
     ///
@@ -123,6 +139,10 @@ impl SectionSchema {
             }
             if key.no_file && key.environment.is_empty() && key.flag.is_none() {
                 return Err(fault("a key that no file holds needs a variable or a flag"));
+            }
+            let last = key.name.rsplit('.').next().unwrap_or(key.name);
+            if LOCAL_PROGRAMS.contains(&last) && key.trust != Trust::Operator {
+                return Err(fault("a local program or credential store is the operator's to choose"));
             }
             if key.help.is_empty() {
                 return Err(fault("key without help"));
@@ -149,7 +169,8 @@ pub enum Trust {
     OnlyTrue,
     /// A repository file may only turn it off.
     OnlyFalse,
-    /// A repository file's number is an upper bound for whatever the other layers say.
+    /// A repository file's number, size or time is an upper bound for what the other layers and the default say. It
+    /// never raises them.
     AtMost,
 }
 
@@ -311,4 +332,50 @@ impl KeySchema {
 /// A key without a Rust type takes whatever has its kind.
 fn accept(_: &SettingValue) -> Result<()> {
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unsound_declarations_are_named() {
+        const fn key(name: &'static str) -> KeySchema {
+            KeySchema::new(name, Kind::Text, "Help.")
+        }
+        const SCHEMAS: &[(&[KeySchema], &str)] = &[
+            (&[key("a"), key("b").aliases(&["a"])], "name declared twice: `acme.b`"),
+            (
+                &[key("a").secret(true).flag("a")],
+                "a secret has neither flag nor default: `acme.a`",
+            ),
+            (
+                &[key("a").no_file()],
+                "a key that no file holds needs a variable or a flag: `acme.a`",
+            ),
+            (
+                &[key("x.cliPath")],
+                "a local program or credential store is the operator's to choose: `acme.x.cliPath`",
+            ),
+            (&[KeySchema::new("a", Kind::Text, "")], "key without help: `acme.a`"),
+            (
+                &[KeySchema::new("a", Kind::Integer, "Help.").default("x")],
+                "default of acme.a: not a whole number: `x`",
+            ),
+        ];
+        for (keys, message) in SCHEMAS {
+            let schema = SectionSchema {
+                name: "acme",
+                help: "",
+                keys,
+            };
+            assert_eq!(schema.check().unwrap_err().to_string(), *message);
+        }
+        const SOUND: SectionSchema = SectionSchema {
+            name: "acme",
+            help: "",
+            keys: &[key("cliPath").trust(Trust::Operator)],
+        };
+        SOUND.check().unwrap();
+    }
 }

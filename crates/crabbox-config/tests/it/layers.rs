@@ -341,6 +341,23 @@ fn a_repository_cannot_choose_programs_credentials_or_caps() {
         .limit,
         70
     );
+    let bounded = |user: &str, repository: &str| {
+        let acme = acme(World::new().user(user).repository(repository)).unwrap();
+        (acme.limit, acme.memory)
+    };
+    assert_eq!(
+        bounded("", "acmeBox: {limit: 900, memory: 1GiB}\n"),
+        (100, Some(1 << 30)),
+        "a bound raises nothing"
+    );
+    assert_eq!(
+        bounded("acmeBox: {memory: 2GiB}\n", "acmeBox: {memory: 1GiB}\n").1,
+        Some(1 << 30)
+    );
+    assert_eq!(
+        bounded("acmeBox: {memory: 1GiB}\n", "acmeBox: {memory: 2GiB}\n").1,
+        Some(1 << 30)
+    );
     // The user's own file may do all of it.
     let user = World::new().user(file);
     assert_eq!(user.warnings(), "");
@@ -408,6 +425,12 @@ fn known_variables_of_credentials_are_listed() {
     let secrets: Vec<_> = config.secret_variables().collect();
     assert!(secrets.contains(&"ACME_TOKEN") && secrets.contains(&"CRABBOX_COORDINATOR_TOKEN"));
     assert!(config.is_credential_variable("ACME_TOKEN") && !config.is_credential_variable("CI"));
+    let all = config.credential_variables();
+    assert!(
+        ["ACME_TOKEN", "HCLOUD_TOKEN", "CRABBOX_COORDINATOR_TOKEN"]
+            .iter()
+            .all(|name| all.contains(name))
+    );
 }
 
 #[cfg(unix)]

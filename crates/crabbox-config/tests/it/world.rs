@@ -37,6 +37,9 @@ pub(crate) struct AcmeBox {
     /// Longest life.
     #[key(trust = at_most, default = 100)]
     pub(crate) limit: i64,
+    /// Memory.
+    #[key(kind = bytes, trust = at_most)]
+    pub(crate) memory: Option<u64>,
     /// May buy.
     #[key(trust = only_false)]
     pub(crate) allow_purchase: bool,
