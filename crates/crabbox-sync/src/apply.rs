@@ -13,6 +13,7 @@ use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crabbox_core::remote::HostDirectory;
 use crabbox_core::{Error, ErrorKind, IntoError as _, Result};
 use gix::bstr::ByteSlice as _;
 use rayon::iter::{IntoParallelIterator as _, ParallelIterator as _};
@@ -79,25 +80,42 @@ pub fn apply_to_directory(
     destination: &Path,
     options: &ApplyOptions,
 ) -> Result<ApplyReport> {
-    apply_until(source, manifest, destination, options, &AtomicBool::new(false))
+    let destination = HostDirectory {
+        path: destination.to_path_buf(),
+        owner: None,
+    };
+    apply_until(source, manifest, &destination, options, &AtomicBool::new(false))
 }
 
-/// Like [`apply_to_directory`], until `cancel` is set: then it stops soon, and the next apply repairs.
+/// Like [`apply_to_directory`], for a directory whose files belong to somebody else than this process, and until
+/// `cancel` is set: then it stops soon, and the next apply repairs.
+///
+/// The path to the directory is walked once.
 ///
 /// # Errors
 /// Those of [`apply_to_directory`], and a cancelled error.
 pub fn apply_until(
     source: &Path,
     manifest: &Manifest,
-    destination: &Path,
+    destination: &HostDirectory,
     options: &ApplyOptions,
     cancel: &AtomicBool,
 ) -> Result<ApplyReport> {
-    std::fs::create_dir_all(destination)
-        .or_error(ErrorKind::Sync, || format!("make directory {}", destination.display()))?;
-    let open =
-        || Beneath::open(destination).or_error(ErrorKind::Sync, || format!("open directory {}", destination.display()));
-    let mut root = open()?;
+    let HostDirectory { path, owner } = destination;
+    // A path below /proc names a directory that is already open. It looks like a link, so its own `.` is opened; of any
+    // other path, a link at the end is refused.
+    let path = &if path.starts_with("/proc") {
+        path.join(".")
+    } else {
+        path.clone()
+    };
+    if !path.is_dir() {
+        std::fs::create_dir_all(path).or_error(ErrorKind::Sync, || format!("make directory {}", path.display()))?;
+    }
+    let failed = || format!("open directory {}", path.display());
+    let mut root = Beneath::open(path).or_error(ErrorKind::Sync, failed)?.owned_by(*owner);
+    let source_root =
+        Beneath::open(source).or_error(ErrorKind::Sync, || format!("open directory {}", source.display()))?;
     let stored = read_stored(&mut root)?;
     let previous = stored.as_deref().map(paths_of).unwrap_or_default();
     let wanted = manifest.iter().map(|entry| entry.path);
@@ -119,7 +137,7 @@ pub fn apply_until(
     let written = (0..manifest.len().div_ceil(CHUNK))
         .into_par_iter()
         .map_init(
-            || open().and_then(|destination| Worker::new(source, destination, options.checksum, &reflinks)),
+            || Worker::new(&source_root, &root, options.checksum, &reflinks).or_error(ErrorKind::Sync, failed),
             |worker, chunk| {
                 let worker = match worker {
                     Ok(worker) => worker,
@@ -207,6 +225,7 @@ fn paths_of(stored: &[u8]) -> Vec<&[u8]> {
 
 fn write_stored<'a>(root: &mut Beneath, paths: impl Iterator<Item = &'a [u8]>) -> Result<()> {
     let failed = || "write the manifest of this sync".to_owned();
+    let owner = root.owner();
     let directory = root
         .enter(METADATA, Missing::Replace)
         .or_error(ErrorKind::Sync, failed)?;
@@ -216,7 +235,9 @@ fn write_stored<'a>(root: &mut Beneath, paths: impl Iterator<Item = &'a [u8]>) -
         .or_error(ErrorKind::Sync, failed)?;
     let name = format!("sync-manifest.{:016x}.new", u64::from_le_bytes(token));
     let written = (|| -> io::Result<()> {
-        let mut file = io::BufWriter::with_capacity(128 * 1024, beneath::create_file(directory, name.as_bytes())?);
+        let file = beneath::create_file(directory, name.as_bytes())?;
+        beneath::give(&file, owner)?;
+        let mut file = io::BufWriter::with_capacity(128 * 1024, file);
         for path in paths {
             file.write_all(path)?;
             file.write_all(&[0])?;
@@ -283,9 +304,8 @@ struct Worker<'a> {
 }
 
 impl<'a> Worker<'a> {
-    fn new(source: &Path, destination: Beneath, checksum: bool, reflinks: &'a AtomicBool) -> Result<Self> {
-        let source =
-            Beneath::open(source).or_error(ErrorKind::Sync, || format!("open directory {}", source.display()))?;
+    fn new(source: &Beneath, destination: &Beneath, checksum: bool, reflinks: &'a AtomicBool) -> io::Result<Self> {
+        let [source, destination] = [source.another()?, destination.another()?];
         Ok(Self {
             source,
             destination,
@@ -317,6 +337,7 @@ impl<'a> Worker<'a> {
     }
 
     fn link(&mut self, entry: &Entry<'_>) -> Result<Option<u64>> {
+        let owner = self.destination.owner();
         let read = || format!("read `{}`", entry.path.as_bstr());
         let write = || format!("write `{}` to the box", entry.path.as_bstr());
         let (directory, name) = self
@@ -337,6 +358,7 @@ impl<'a> Worker<'a> {
             beneath::remove(directory, name).or_error(ErrorKind::Sync, write)?;
         }
         rustix::fs::symlinkat(&target, directory, name).or_error(ErrorKind::Sync, write)?;
+        beneath::give_link(directory, name, owner).or_error(ErrorKind::Sync, write)?;
         rustix::fs::utimensat(
             directory,
             name,
@@ -348,6 +370,7 @@ impl<'a> Worker<'a> {
     }
 
     fn file(&mut self, entry: &Entry<'_>) -> Result<Option<u64>> {
+        let owner = self.destination.owner();
         let read = || format!("read `{}`", entry.path.as_bstr());
         let write = || format!("write `{}` to the box", entry.path.as_bstr());
         let (to, to_name) = self
@@ -393,6 +416,7 @@ impl<'a> Worker<'a> {
             beneath::remove(to, to_name).or_error(ErrorKind::Sync, write)?;
         }
         let mut target = beneath::create_file(to, to_name).or_error(ErrorKind::Sync, write)?;
+        beneath::give(&target, owner).or_error(ErrorKind::Sync, write)?;
         let copied = copy(&mut source, &mut target, entry.size, self.reflinks, &mut self.buffer)
             .or_error(ErrorKind::Sync, || {
                 format!("copy `{}` to the box", entry.path.as_bstr())

@@ -5,10 +5,10 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Stat, Uid};
 use rustix::io::Errno;
 
 /// What to do about a directory that is not there.
@@ -25,6 +25,8 @@ pub(crate) enum Missing {
 /// A root directory and the chain of open directories down to where the last operation was.
 pub(crate) struct Beneath {
     root: OwnedFd,
+    /// User and group of what is made.
+    owner: Option<(u32, u32)>,
     open: Vec<(Vec<u8>, OwnedFd)>,
 }
 
@@ -32,7 +34,26 @@ impl Beneath {
     /// Opens a root. The path to it is trusted, its last component must not be a link.
     pub(crate) fn open(root: &Path) -> io::Result<Self> {
         let root = rustix::fs::open(root, directory_flags(), Mode::empty())?;
-        Ok(Self { root, open: Vec::new() })
+        Ok(Self {
+            root,
+            owner: None,
+            open: Vec::new(),
+        })
+    }
+
+    /// Gives everything that is made from now on to a user and group.
+    pub(crate) fn owned_by(mut self, owner: Option<(u32, u32)>) -> Self {
+        self.owner = owner;
+        self
+    }
+
+    /// The same root for another thread. The path to it is not walked again.
+    pub(crate) fn another(&self) -> io::Result<Self> {
+        Ok(Self {
+            root: self.root.try_clone()?,
+            owner: self.owner,
+            open: Vec::new(),
+        })
     }
 
     /// Opens a directory below the root; an empty path is the root itself.
@@ -50,7 +71,7 @@ impl Beneath {
         self.open.truncate(common);
         for part in &parts[common..] {
             let parent = self.current();
-            let child = open_directory(parent, part, missing)?;
+            let child = open_directory(parent, part, missing, self.owner)?;
             self.open.push((part.to_vec(), child));
         }
         Ok(self.current())
@@ -71,6 +92,11 @@ impl Beneath {
         self.open.clear();
     }
 
+    /// User and group of what is made.
+    pub(crate) fn owner(&self) -> Option<(u32, u32)> {
+        self.owner
+    }
+
     fn current(&self) -> BorrowedFd<'_> {
         self.open.last().map_or(self.root.as_fd(), |(_, open)| open.as_fd())
     }
@@ -88,15 +114,26 @@ fn directory_flags() -> OFlags {
     OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC
 }
 
-fn open_directory(parent: BorrowedFd<'_>, name: &[u8], missing: Missing) -> io::Result<OwnedFd> {
+fn open_directory(
+    parent: BorrowedFd<'_>,
+    name: &[u8],
+    missing: Missing,
+    owner: Option<(u32, u32)>,
+) -> io::Result<OwnedFd> {
     if matches!(name, b"" | b"." | b"..") {
         return Err(Errno::INVAL.into());
     }
     // Several workers may make the same directory, each seeing a different moment of the other's work.
     let mut last = Errno::LOOP;
+    let mut made = false;
     for _ in 0..8 {
         match rustix::fs::openat(parent, name, directory_flags(), Mode::empty()) {
-            Ok(directory) => return Ok(directory),
+            Ok(directory) => {
+                if made {
+                    give(&directory, owner)?;
+                }
+                return Ok(directory);
+            }
             Err(error) => last = error,
         }
         match (last, missing) {
@@ -110,7 +147,8 @@ fn open_directory(parent: BorrowedFd<'_>, name: &[u8], missing: Missing) -> io::
             _ => break,
         }
         match rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(0o755)) {
-            Ok(()) | Err(Errno::EXIST) => {}
+            Ok(()) => made = true,
+            Err(Errno::EXIST) => {}
             Err(error) => return Err(error.into()),
         }
     }
@@ -152,6 +190,29 @@ pub(crate) fn create_file(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<
     )?))
 }
 
+/// Gives an open file or directory to a user and group.
+pub(crate) fn give(file: impl AsFd, owner: Option<(u32, u32)>) -> io::Result<()> {
+    let Some((user, group)) = owner else { return Ok(()) };
+    Ok(rustix::fs::fchown(
+        file,
+        Some(Uid::from_raw(user)),
+        Some(Gid::from_raw(group)),
+    )?)
+}
+
+/// Gives a link itself to a user and group.
+pub(crate) fn give_link(directory: BorrowedFd<'_>, name: &[u8], owner: Option<(u32, u32)>) -> io::Result<()> {
+    let Some((user, group)) = owner else { return Ok(()) };
+    let (user, group) = (Uid::from_raw(user), Gid::from_raw(group));
+    Ok(rustix::fs::chownat(
+        directory,
+        name,
+        Some(user),
+        Some(group),
+        AtFlags::SYMLINK_NOFOLLOW,
+    )?)
+}
+
 /// Removes whatever a name stands for: a file, a link itself, or a directory with all it holds.
 pub(crate) fn remove(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
     match rustix::fs::unlinkat(directory, name, AtFlags::empty()) {
@@ -163,7 +224,7 @@ pub(crate) fn remove(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
 
 /// Removes a directory without recursion, so that no depth of nesting exhausts the stack.
 fn remove_tree(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
-    let mut open = vec![(name.to_vec(), open_directory(directory, name, Missing::Fail)?)];
+    let mut open = vec![(name.to_vec(), open_directory(directory, name, Missing::Fail, None)?)];
     while let Some((_, current)) = open.last() {
         let mut below = None;
         let mut listing = rustix::fs::Dir::read_from(current)?;
@@ -183,7 +244,7 @@ fn remove_tree(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
             }
         }
         if let Some(child) = below {
-            let opened = open_directory(current.as_fd(), &child, Missing::Fail)?;
+            let opened = open_directory(current.as_fd(), &child, Missing::Fail, None)?;
             open.push((child, opened));
             continue;
         }

@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
+use crabbox_core::remote::HostDirectory;
 use crabbox_core::{ErrorKind, Result};
 use crabbox_sync::apply::{ApplyOptions, ApplyReport, apply_to_directory, apply_until};
 use crabbox_sync::{Manifest, Source, SourceOptions, StatCache};
@@ -289,10 +290,52 @@ fn cancellation_stops_and_is_repaired() {
     let cancel = std::sync::atomic::AtomicBool::new(true);
     let manifest = pair.manifest();
     let options = ApplyOptions::default();
-    let error = apply_until(&pair.source, &manifest, &pair.target, &options, &cancel).unwrap_err();
+    let target = HostDirectory {
+        path: pair.target.clone(),
+        owner: None,
+    };
+    let error = apply_until(&pair.source, &manifest, &target, &options, &cancel).unwrap_err();
     assert!(error.is_cancelled());
     assert!(!pair.target.join("a").exists());
     pair.apply();
+    pair.assert_equal();
+}
+
+#[test]
+fn what_is_put_there_belongs_to_the_owner() {
+    if !rustix::process::geteuid().is_root() {
+        // Only root may give files away; giving them to oneself must work for everybody.
+        let own = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        return owned_by(own);
+    }
+    owned_by((4321, 8765));
+}
+
+fn owned_by(owner: (u32, u32)) {
+    let pair = Pair::new();
+    pair.write("d/e/file", "1");
+    symlink("file", pair.source.join("d/e/link")).unwrap();
+    // A handle's path, as the engine passes for a box with namespaces of its own.
+    let handle = std::fs::File::open(&pair.target).unwrap();
+    let path = PathBuf::from(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&handle)));
+    let path = if path.exists() { path } else { pair.target.clone() };
+    let target = HostDirectory {
+        path,
+        owner: Some(owner),
+    };
+    let never = std::sync::atomic::AtomicBool::new(false);
+    apply_until(
+        &pair.source,
+        &pair.manifest(),
+        &target,
+        &ApplyOptions::default(),
+        &never,
+    )
+    .unwrap();
+    for path in ["d", "d/e", "d/e/file", "d/e/link", ".crabbox", ".crabbox/sync-manifest"] {
+        let metadata = pair.target.join(path).symlink_metadata().unwrap();
+        assert_eq!((metadata.uid(), metadata.gid()), owner, "{path}");
+    }
     pair.assert_equal();
 }
 
