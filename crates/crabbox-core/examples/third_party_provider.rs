@@ -40,7 +40,10 @@ static SPEC: ProviderSpec = ProviderSpec {
     family: "echoes",
     kind: ProviderKind::DelegatedRun,
     targets: &[Target::LINUX],
-    capabilities: Capabilities { delegated: true, ..Capabilities::NONE },
+    capabilities: Capabilities {
+        delegated: true,
+        ..Capabilities::NONE
+    },
     extra_features: FeatureSet::EMPTY,
     isolation_level: IsolationLevel::Container,
     persistence: Persistence::Ephemeral,
@@ -52,7 +55,11 @@ static SPEC: ProviderSpec = ProviderSpec {
     section: EchoesConfig::SCHEMA,
     immutable_labels: &[],
     outlives_host: true,
-    catalog: CatalogFacts { category: "delegated-sandbox", location: "provider-managed", summary: "Repeats what it hears" },
+    catalog: CatalogFacts {
+        category: "delegated-sandbox",
+        location: "provider-managed",
+        summary: "Repeats what it hears",
+    },
 };
 
 /// Names the provider and opens it.
@@ -71,7 +78,10 @@ impl Provider for Echoes {
         if config.token.is_none() {
             return Err(Error::prerequisite("echoes needs an API token").with_hint("set ECHOES_TOKEN"));
         }
-        Ok(Box::new(Connection { scope: Scope(format!("endpoint:{}", config.api_url)), table: Arc::clone(&self.table) }))
+        Ok(Box::new(Connection {
+            scope: Scope(format!("endpoint:{}", config.api_url)),
+            table: Arc::clone(&self.table),
+        }))
     }
 }
 
@@ -82,7 +92,10 @@ struct Connection {
 
 impl Connection {
     fn with_table<T>(&self, work: impl FnOnce(&mut BTreeMap<String, Machine>) -> T) -> Result<T> {
-        let mut table = self.table.lock().map_err(|_| Error::other("the table of boxes is broken"))?;
+        let mut table = self
+            .table
+            .lock()
+            .map_err(|_| Error::other("the table of boxes is broken"))?;
         Ok(work(&mut table))
     }
 }
@@ -101,7 +114,9 @@ impl Backend for Connection {
     }
 
     async fn doctor(&self, _probe: Probe) -> Result<DoctorReport> {
-        Ok(DoctorReport { checks: vec![Check::new("control-plane", CheckStatus::Ok, "answers")] })
+        Ok(DoctorReport {
+            checks: vec![Check::new("control-plane", CheckStatus::Ok, "answers")],
+        })
     }
 
     async fn list(&self, _query: ListQuery) -> Result<Inventory> {
@@ -126,12 +141,18 @@ impl Lifecycle for Connection {
 
     async fn inspect(&self, binding: &Binding) -> Result<Observed> {
         self.with_table(|table| {
-            let by_lease = || table.values().find(|machine| machine.lease().as_ref() == Some(&binding.lease));
+            let by_lease = || {
+                table
+                    .values()
+                    .find(|machine| machine.lease().as_ref() == Some(&binding.lease))
+            };
             let found = match &binding.resource {
                 Some(resource) => table.get(&resource.id),
                 None => by_lease(),
             };
-            found.map_or(Observed::Absent(Absence::NotFound), |machine| Observed::Present(Box::new(machine.clone())))
+            found.map_or(Observed::Absent(Absence::NotFound), |machine| {
+                Observed::Present(Box::new(machine.clone()))
+            })
         })
     }
 
@@ -145,7 +166,11 @@ impl Lifecycle for Connection {
 
     async fn destroy(&self, binding: &VerifiedBinding<'_>) -> Result<Outcome> {
         let removed = self.with_table(|table| table.remove(&binding.resource().id))?;
-        Ok(if removed.is_some() { Outcome::Deleted } else { Outcome::AlreadyGone })
+        Ok(if removed.is_some() {
+            Outcome::Deleted
+        } else {
+            Outcome::AlreadyGone
+        })
     }
 }
 
@@ -160,7 +185,9 @@ impl DelegatedRunBackend for Connection {
             output.write(OutputStream::Stderr, Bytes::from(message)).await?;
             return Ok(ExecStatus::exited(127));
         }
-        output.write(OutputStream::Stdout, Bytes::from(words.join(" ") + "\n")).await?;
+        output
+            .write(OutputStream::Stdout, Bytes::from(words.join(" ") + "\n"))
+            .await?;
         Ok(ExecStatus::exited(0))
     }
 
@@ -174,7 +201,12 @@ fn main() -> Result<()> {
     let provider = Echoes::default();
     let settings = Settings::builder()
         .section(EchoesConfig::SCHEMA)
-        .set(EchoesConfig::SCHEMA, "token", "not-a-real-token", crabbox_core::settings::Layer::Environment)
+        .set(
+            EchoesConfig::SCHEMA,
+            "token",
+            "not-a-real-token",
+            crabbox_core::settings::Layer::Environment,
+        )
         .build()?;
     let directories = crabbox_core::runtime::Directories {
         config: "/nonexistent/config".into(),

@@ -204,7 +204,8 @@ mod tests {
 
     #[test]
     fn every_option_is_refused_without_its_feature() {
-        let cases: [(fn(&mut RunOptions), &str, &str); 15] = [
+        type Change = fn(&mut RunOptions);
+        let cases: [(Change, &str, &str); 15] = [
             (|o| o.sync_only = true, "sync", "--sync-only"),
             (|o| o.force_sync_large = true, "sync", "--force-sync-large"),
             (|o| o.checksum = true, "sync", "--checksum"),

@@ -1,12 +1,13 @@
 //! Making a workspace on a box equal to the checkout.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crabbox_core::remote::{ExecRequest, RemotePath};
+use crabbox_core::remote::{ExecRequest, HostDirectory, RemotePath};
 use crabbox_core::{Error, Remote, Result};
 use crabbox_evidence::timing::PhaseTiming;
-use crabbox_sync::apply::{ApplyOptions, apply_to_directory};
+use crabbox_sync::apply::{ApplyOptions, apply_until};
 use crabbox_sync::remote_archive::{RemoteArchiveOptions, sync_archive};
 
 use crate::checkout::Look;
@@ -124,14 +125,18 @@ struct Moved {
 }
 
 /// The workspace is a directory of this machine: only what differs is copied.
-async fn apply(look: Arc<Look>, directory: crabbox_core::remote::HostDirectory, wish: SyncWish) -> Result<Moved> {
+///
+/// When this future is dropped, the copying stops soon; the next sync repairs what it left.
+async fn apply(look: Arc<Look>, directory: HostDirectory, wish: SyncWish) -> Result<Moved> {
+    let stop = StopOnDrop(Arc::new(AtomicBool::new(false)));
+    let flag = Arc::clone(&stop.0);
     blocking(move || {
         let started = std::time::Instant::now();
         let options = ApplyOptions {
             delete: wish.delete,
             checksum: wish.checksum,
         };
-        let report = apply_to_directory(&look.root, &look.manifest, &directory.path, &options)?;
+        let report = apply_until(&look.root, &look.manifest, &directory, &options, &flag)?;
         Ok(Moved {
             written: report.written,
             deleted: report.deleted,
@@ -140,6 +145,14 @@ async fn apply(look: Arc<Look>, directory: crabbox_core::remote::HostDirectory, 
         })
     })
     .await
+}
+
+struct StopOnDrop(Arc<AtomicBool>);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// The workspace is elsewhere: everything travels as one archive that replaces what is there.

@@ -1,5 +1,8 @@
 //! Lifecycle under faults of the vendor: nothing created twice, nothing destroyed wrongly, nothing forgotten.
-#![expect(clippy::disallowed_methods, reason = "the test vendor's boxes are real processes and files")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the test vendor's boxes are real processes and files"
+)]
 
 mod support;
 
@@ -44,7 +47,11 @@ async fn intent_is_durable_before_the_vendor_is_asked_and_steps_come_in_order() 
 async fn a_lost_create_answer_is_undone_by_its_attempt_label() {
     let world = World::new();
     world.account.fail_with(Fault::CreateAnswerLost);
-    let error = world.engine().run(RunRequest::command(["true"]), &mut Discard).await.unwrap_err();
+    let error = world
+        .engine()
+        .run(RunRequest::command(["true"]), &mut Discard)
+        .await
+        .unwrap_err();
     assert!(error.to_string().contains("connection reset"), "{error}");
     assert_eq!(*world.account.creates.lock().unwrap(), 1);
     assert_eq!(world.account.destroyed.lock().unwrap().len(), 1);
@@ -55,7 +62,11 @@ async fn a_lost_create_answer_is_undone_by_its_attempt_label() {
 async fn a_refused_create_leaves_no_record() {
     let world = World::new();
     world.account.fail_with(Fault::CreateRefused);
-    let error = world.engine().run(RunRequest::command(["true"]), &mut Discard).await.unwrap_err();
+    let error = world
+        .engine()
+        .run(RunRequest::command(["true"]), &mut Discard)
+        .await
+        .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Readiness);
     assert!(error.facts().capacity);
     assert!(world.records().is_empty());
@@ -87,7 +98,10 @@ async fn what_cannot_be_undone_stays_recorded_until_cleanup_can() {
     let error = failing.warmup(WarmupRequest::default()).await;
     // The fault is read once at the start of a create, so this one fails after its id is known and cannot be undone.
     let error = error.unwrap_err();
-    assert_eq!(error.hint(), Some("run `crabbox cleanup` to give back what was created"));
+    assert_eq!(
+        error.hint(),
+        Some("run `crabbox cleanup` to give back what was created")
+    );
     assert_eq!(world.account.ids().len(), 1);
     assert_eq!(world.records().len(), 2, "{:?}", world.records());
     world.account.fail_with(Fault::None);
@@ -111,7 +125,10 @@ async fn a_cancelled_create_is_undone() {
         }
         cancel.cancel();
     });
-    let error = engine.run(RunRequest::command(["true"]), &mut Discard).await.unwrap_err();
+    let error = engine
+        .run(RunRequest::command(["true"]), &mut Discard)
+        .await
+        .unwrap_err();
     waiting.await.unwrap();
     assert!(error.is_cancelled());
     assert!(world.account.ids().is_empty() && world.records().is_empty());
@@ -173,11 +190,19 @@ async fn a_box_that_is_gone_is_forgotten_with_proof() {
 async fn a_failed_release_fails_a_successful_run_and_keeps_the_records() {
     let world = World::new();
     world.account.fail_with(Fault::DestroyFails);
-    let outcome = world.engine().run(RunRequest::command(["true"]), &mut Discard).await.unwrap();
+    let outcome = world
+        .engine()
+        .run(RunRequest::command(["true"]), &mut Discard)
+        .await
+        .unwrap();
     assert_eq!((outcome.exit_code, outcome.exit_source), (7, ExitSource::Crabbox));
     assert_eq!(outcome.timing.lease_stopped, Some(false));
     assert_eq!(world.records().len(), 2);
-    let failed = world.engine().run(RunRequest::command(["false"]), &mut Discard).await.unwrap();
+    let failed = world
+        .engine()
+        .run(RunRequest::command(["false"]), &mut Discard)
+        .await
+        .unwrap();
     assert_eq!((failed.exit_code, failed.exit_source), (1, ExitSource::Command));
 }
 
@@ -208,10 +233,20 @@ async fn a_reused_box_keeps_what_was_built_and_loses_what_was_deleted() {
         request.id = Some(warm.lease.lease.to_string());
         request
     };
-    assert_eq!(engine.run(run("test -f hello.txt"), &mut Discard).await.unwrap().exit_code, 0);
+    assert_eq!(
+        engine
+            .run(run("test -f hello.txt"), &mut Discard)
+            .await
+            .unwrap()
+            .exit_code,
+        0
+    );
     std::fs::remove_file(world.checkout().join("hello.txt")).unwrap();
     std::fs::write(world.checkout().join("new.txt"), "new").unwrap();
-    let outcome = engine.run(run("test ! -e hello.txt && test -f new.txt"), &mut Discard).await.unwrap();
+    let outcome = engine
+        .run(run("test ! -e hello.txt && test -f new.txt"), &mut Discard)
+        .await
+        .unwrap();
     assert_eq!(outcome.exit_code, 0);
     assert!(!outcome.released);
     let mut request = run("exit 9");
@@ -230,12 +265,19 @@ async fn an_expired_lease_is_refused_and_swept() {
     let warm = engine.warmup(request).await.unwrap();
     {
         let mut machines = world.account.machines.lock().unwrap();
-        machines.get_mut(&warm.lease.server).unwrap().labels.set("expires_at", "1");
+        machines
+            .get_mut(&warm.lease.server)
+            .unwrap()
+            .labels
+            .set("expires_at", "1");
     }
     let mut run = RunRequest::command(["true"]);
     run.id = Some(warm.lease.lease.to_string());
     let error = engine.run(run, &mut Discard).await.unwrap_err();
-    assert_eq!((error.kind(), error.to_string().contains("has expired")), (ErrorKind::Identity, true));
+    assert_eq!(
+        (error.kind(), error.to_string().contains("has expired")),
+        (ErrorKind::Identity, true)
+    );
     // The claim has not expired, so cleanup does not believe the cloud alone.
     let report = engine.cleanup(false).await.unwrap();
     assert_eq!(report.items[0].action, "skip");
@@ -290,7 +332,10 @@ async fn refusals_come_before_anything_is_created() {
     cases.push((missing, "no lease matches"));
     for (request, expected) in cases {
         let error = engine.run(request, &mut Discard).await.unwrap_err();
-        assert!(error.to_string().contains(expected), "{error} does not contain {expected}");
+        assert!(
+            error.to_string().contains(expected),
+            "{error} does not contain {expected}"
+        );
         assert!(error.hint().is_some(), "{error} has no cure");
     }
     assert_eq!(*world.account.creates.lock().unwrap(), 0);

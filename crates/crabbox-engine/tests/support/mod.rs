@@ -1,4 +1,5 @@
 //! A vendor in memory whose boxes are directories and whose commands are real processes.
+#![expect(clippy::unwrap_used, reason = "a broken fixture fails the test")]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -31,7 +32,10 @@ pub(crate) static SPEC: ProviderSpec = ProviderSpec {
     family: "acme",
     kind: ProviderKind::DelegatedRun,
     targets: &[Target::LINUX],
-    capabilities: Capabilities { delegated: true, ..Capabilities::NONE },
+    capabilities: Capabilities {
+        delegated: true,
+        ..Capabilities::NONE
+    },
     extra_features: FeatureSet::EMPTY,
     isolation_level: IsolationLevel::Container,
     persistence: Persistence::Ephemeral,
@@ -43,7 +47,11 @@ pub(crate) static SPEC: ProviderSpec = ProviderSpec {
     section: &SECTION,
     immutable_labels: &[],
     outlives_host: true,
-    catalog: CatalogFacts { category: "delegated-sandbox", location: "provider-managed", summary: "a test vendor" },
+    catalog: CatalogFacts {
+        category: "delegated-sandbox",
+        location: "provider-managed",
+        summary: "a test vendor",
+    },
 };
 
 /// What goes wrong next.
@@ -102,7 +110,10 @@ impl Provider for Acme {
     }
 
     fn connect(&self, _settings: Settings, _runtime: Arc<Runtime>) -> Result<Box<dyn Backend>> {
-        Ok(Box::new(Connection { account: Arc::clone(&self.account), disks: self.disks.clone() }))
+        Ok(Box::new(Connection {
+            account: Arc::clone(&self.account),
+            disks: self.disks.clone(),
+        }))
     }
 }
 
@@ -135,7 +146,9 @@ impl Backend for Connection {
     }
 
     async fn list(&self, _query: ListQuery) -> Result<Inventory> {
-        Ok(Inventory::complete(self.account.machines.lock().unwrap().values().cloned().collect()))
+        Ok(Inventory::complete(
+            self.account.machines.lock().unwrap().values().cloned().collect(),
+        ))
     }
 
     fn delegated(&self) -> Option<&dyn DelegatedRunBackend> {
@@ -157,9 +170,18 @@ impl Lifecycle for Connection {
         }
         let resource = ResourceId::new(&request.name).with_immutable(format!("uid-{number}"));
         let mut machine = Machine::new("acme", resource.clone(), request.labels.clone(), request.target);
-        machine.work_root = self.disks.join(&request.name).join("work").to_string_lossy().into_owned();
+        machine.work_root = self
+            .disks
+            .join(&request.name)
+            .join("work")
+            .to_string_lossy()
+            .into_owned();
         std::fs::create_dir_all(&machine.work_root).unwrap();
-        self.account.machines.lock().unwrap().insert(request.name.clone(), machine.clone());
+        self.account
+            .machines
+            .lock()
+            .unwrap()
+            .insert(request.name.clone(), machine.clone());
         match fault {
             Fault::CreateAnswerLost => {
                 return Err(Error::other("connection reset").with_facts(|facts| facts.outcome_unknown = true));
@@ -181,7 +203,9 @@ impl Lifecycle for Connection {
         let machines = self.account.machines.lock().unwrap();
         let found = match &binding.resource {
             Some(resource) => machines.get(&resource.id),
-            None => machines.values().find(|machine| machine.lease().as_ref() == Some(&binding.lease)),
+            None => machines
+                .values()
+                .find(|machine| machine.lease().as_ref() == Some(&binding.lease)),
         };
         Ok(match found {
             Some(machine) => Observed::Present(Box::new(machine.clone())),
@@ -191,7 +215,9 @@ impl Lifecycle for Connection {
 
     async fn update_labels(&self, machine: &Machine, labels: &Labels) -> Result<()> {
         let mut machines = self.account.machines.lock().unwrap();
-        let machine = machines.get_mut(&machine.resource.id).ok_or_else(|| Error::identity("gone"))?;
+        let machine = machines
+            .get_mut(&machine.resource.id)
+            .ok_or_else(|| Error::identity("gone"))?;
         machine.labels = labels.clone();
         Ok(())
     }
@@ -213,11 +239,19 @@ impl Lifecycle for Connection {
 #[async_trait]
 impl DelegatedRunBackend for Connection {
     async fn exec(&self, machine: &Machine, request: ExecRequest, output: &mut dyn OutputSink) -> Result<ExecStatus> {
-        let workdir = request.workdir.map_or_else(|| self.disk(machine), |path| PathBuf::from(path.as_str()));
+        let workdir = request
+            .workdir
+            .map_or_else(|| self.disk(machine), |path| PathBuf::from(path.as_str()));
         let mut command = std::process::Command::new(&request.argv[0]);
         command.args(&request.argv[1..]).current_dir(workdir).envs(&request.env);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = tokio::process::Command::from(command).kill_on_drop(true).spawn().unwrap();
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = tokio::process::Command::from(command)
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
         let mut stdin = child.stdin.take().unwrap();
         let feed = tokio::spawn(async move {
             match request.stdin {
@@ -291,9 +325,17 @@ impl World {
         for name in ["checkout", "disks", "home"] {
             std::fs::create_dir(root.path().join(name)).unwrap();
         }
-        std::fs::write(root.path().join("checkout/.crabbox.yaml"), "provider: acme\nsync:\n  source: directory\n").unwrap();
+        std::fs::write(
+            root.path().join("checkout/.crabbox.yaml"),
+            "provider: acme\nsync:\n  source: directory\n",
+        )
+        .unwrap();
         std::fs::write(root.path().join("checkout/hello.txt"), "hello\n").unwrap();
-        Self { root, account: Arc::default(), events: Arc::default() }
+        Self {
+            root,
+            account: Arc::default(),
+            events: Arc::default(),
+        }
     }
 
     pub(crate) fn checkout(&self) -> PathBuf {
@@ -313,7 +355,10 @@ impl World {
     }
 
     pub(crate) fn builder(&self, directory: &Path) -> crabbox_engine::EngineBuilder {
-        let provider = Acme { account: Arc::clone(&self.account), disks: self.root.path().join("disks") };
+        let provider = Acme {
+            account: Arc::clone(&self.account),
+            disks: self.root.path().join("disks"),
+        };
         let environment = Environment::new([
             ("HOME", self.root.path().join("home").to_str().unwrap()),
             ("PATH", "/usr/local/bin:/usr/bin:/bin"),
@@ -327,7 +372,9 @@ impl World {
     pub(crate) fn records(&self) -> Vec<String> {
         let mut names = Vec::new();
         for directory in ["claims", "journal"] {
-            let Ok(entries) = std::fs::read_dir(self.state().join(directory)) else { continue };
+            let Ok(entries) = std::fs::read_dir(self.state().join(directory)) else {
+                continue;
+            };
             names.extend(entries.map(|entry| format!("{directory}/{}", entry.unwrap().file_name().to_string_lossy())));
         }
         names
@@ -352,4 +399,3 @@ impl OutputSink for Text {
         Ok(())
     }
 }
-
