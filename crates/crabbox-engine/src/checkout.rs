@@ -64,8 +64,9 @@ impl Engine {
         })
     }
 
-    /// Looks at the checkout and refuses one that is too large, before anything is paid for.
-    pub(crate) async fn look_at(&self, checkout: &Checkout, force_large: bool) -> Result<Look> {
+    /// Looks at the checkout and refuses one that is too large, before anything is paid for. What counts is what changed, or
+    /// everything where the `whole` checkout travels each time.
+    pub(crate) async fn look_at(&self, checkout: &Checkout, force_large: bool, whole: bool) -> Result<Look> {
         checkout
             .source
             .require_syncable()
@@ -85,7 +86,7 @@ impl Engine {
             })
         })
         .await?;
-        self.report(&look, force_large)?;
+        self.report(&look, force_large, whole)?;
         Ok(look)
     }
 
@@ -94,7 +95,7 @@ impl Engine {
         blocking(move || PreparedArchive::build(&look.root, &look.manifest, &ArchiveOptions::default())).await
     }
 
-    fn report(&self, look: &Look, force_large: bool) -> Result<()> {
+    fn report(&self, look: &Look, force_large: bool, whole: bool) -> Result<()> {
         let sync = self.settings().sync();
         for warning in look.manifest.warnings() {
             self.warn(warning.clone());
@@ -111,7 +112,7 @@ impl Engine {
             fail_files: sync.fail_files,
             fail_bytes: sync.fail_bytes,
         };
-        let scope = Scope::of(&look.manifest);
+        let scope = if whole { Scope::Candidate } else { Scope::of(&look.manifest) };
         let guardrail = Guardrail::new(&look.manifest, scope, limits, force_large || sync.allow_large);
         for line in guardrail.lines() {
             self.info(line);

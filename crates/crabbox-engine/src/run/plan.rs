@@ -47,6 +47,8 @@ pub(crate) struct RunPlan {
     pub(crate) forwarding_lines: Vec<String>,
     pub(crate) sync: Option<SyncWish>,
     pub(crate) force_large: bool,
+    /// Every sync sends the whole checkout.
+    pub(crate) whole: bool,
     pub(crate) preflight: Option<Vec<String>>,
     pub(crate) results: ResultsWish,
     pub(crate) downloads: Vec<Download>,
@@ -99,6 +101,7 @@ impl Engine {
             forwarding_lines,
             sync: (!request.no_sync).then_some(wish),
             force_large: request.force_sync_large,
+            whole: !spec.capabilities.host_workspace,
             preflight,
             results: ResultsWish {
                 files: request.junit.unwrap_or_else(|| results.junit.clone()),
