@@ -196,6 +196,20 @@ fn cause(error: &Error) -> Option<String> {
     (!texts.is_empty()).then(|| texts.join(": "))
 }
 
+/// Adds the cure that always helps to an error that the user can mend and that names none of its own.
+pub(crate) fn with_cure(failure: anyhow::Error, path: &[String]) -> anyhow::Error {
+    if failure.chain().any(|cause| cause.is::<ReaderGone>()) {
+        return failure;
+    }
+    let error = ours(failure);
+    let cure = match (error.hint(), error.kind()) {
+        (None, ErrorKind::Usage) => format!("see `crabbox {} --help`", path.join(" ")),
+        (None, ErrorKind::Prerequisite) => "`crabbox doctor` checks this machine and the provider".to_owned(),
+        _ => return error.into(),
+    };
+    error.with_hint(cure).into()
+}
+
 /// Finds our own error wherever it is, so that words put around it never hide its kind.
 fn ours(failure: anyhow::Error) -> Error {
     let words: Vec<String> = failure

@@ -95,7 +95,7 @@ fn run(arguments: &[OsString], environment: Environment) -> u8 {
     };
     let given = GivenFlags::collect(&parser, &matches);
     match Cli::from_arg_matches(&matches) {
-        Ok(cli) => execute(cli, given, environment, registry),
+        Ok(cli) => execute(cli, given, environment, registry, &normalized.path),
         Err(refusal) => {
             let output = Output::new(&environment, false);
             let error = grammar::usage_error(&refusal, &parser, &normalized.path);
@@ -104,12 +104,13 @@ fn run(arguments: &[OsString], environment: Environment) -> u8 {
     }
 }
 
-fn execute(cli: Cli, given: GivenFlags, environment: Environment, registry: Registry) -> u8 {
+fn execute(cli: Cli, given: GivenFlags, environment: Environment, registry: Registry, path: &[String]) -> u8 {
     let output = std::sync::Arc::new(Output::new(&environment, cli.globals.quiet));
     let format = cli.globals.error_format;
     let result = session(given, environment, registry, std::sync::Arc::clone(&output))
         .map_err(anyhow::Error::from)
-        .and_then(|session| commands::dispatch(cli.command, &session));
+        .and_then(|session| commands::dispatch(cli.command, &session))
+        .map_err(|failure| ending::with_cure(failure, path));
     ending::conclude(result, format, &output)
 }
 
@@ -192,10 +193,14 @@ fn rendered_help(tree: Command, path: &[String]) -> String {
     root.build();
     let leaf = path
         .iter()
-        .try_fold(&mut root, |command, name| command.find_subcommand_mut(name));
+        .try_fold(&root, |command, name| command.find_subcommand(name));
     // The path was walked on the same tree.
-    leaf.map(|command| command.render_long_help().to_string())
-        .unwrap_or_default()
+    let Some(leaf) = leaf else { return String::new() };
+    let mut leaf = leaf.clone();
+    if let Some(long) = leaf.get_long_about().cloned() {
+        leaf = leaf.about(long);
+    }
+    leaf.render_help().to_string()
 }
 
 /// A group alone shows its help; the program alone also says what is missing.

@@ -1,10 +1,9 @@
 //! `crabbox events`
 
 use clap::Args;
-use clap::builder::RangedU64ValueParser;
 use crabbox_state::runs::{EventQuery, RunEvent};
 
-use super::flags::{JsonFlag, RunName};
+use super::flags::{JsonFlag, RunName, count, number};
 use crate::ending::Ending;
 use crate::output::{escape, value};
 use crate::session::Session;
@@ -15,10 +14,10 @@ pub(crate) struct EventsArgs {
     #[command(flatten)]
     name: RunName,
     /// Only events after this number.
-    #[arg(long, value_name = "NUMBER", default_value_t = 0)]
+    #[arg(long, value_name = "NUMBER", default_value_t = 0, value_parser = number)]
     after: u64,
     /// At most this many.
-    #[arg(long, value_name = "COUNT", default_value = "500", value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
+    #[arg(long, value_name = "COUNT", default_value = "500", value_parser = count)]
     limit: usize,
     /// Only events of this type, such as sync.started.
     #[arg(long = "type", value_name = "TYPE")]

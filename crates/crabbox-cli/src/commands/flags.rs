@@ -158,6 +158,22 @@ pub(crate) fn positive_duration(text: &str) -> Result<Duration> {
     duration::parse_positive(text)
 }
 
+/// Reads how many of something are wanted: at least one.
+pub(crate) fn count(text: &str) -> Result<usize> {
+    text.trim().parse().ok().filter(|count| *count > 0).ok_or_else(|| {
+        Error::usage(format!("not a whole number above zero: `{}`", text.escape_debug()))
+            .with_hint("write digits only, such as `20`")
+    })
+}
+
+/// Reads a number that may be zero.
+pub(crate) fn number(text: &str) -> Result<u64> {
+    text.trim().parse().map_err(|_| {
+        Error::usage(format!("not a whole number: `{}`", text.escape_debug()))
+            .with_hint("write digits only, such as `20`")
+    })
+}
+
 /// Reads an age: a Go duration, or days as in `7d`.
 pub(crate) fn age(text: &str) -> Result<Duration> {
     const DAY: u64 = 24 * 60 * 60;

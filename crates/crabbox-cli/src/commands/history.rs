@@ -4,7 +4,7 @@ use clap::Args;
 use crabbox_core::duration;
 use crabbox_state::runs::{RunFilter, RunRecord};
 
-use super::flags::JsonFlag;
+use super::flags::{JsonFlag, count};
 use crate::ending::Ending;
 use crate::output::{escape, value};
 use crate::session::Session;
@@ -25,7 +25,7 @@ pub(crate) struct HistoryArgs {
     #[arg(long, value_name = "STATE")]
     state: Option<String>,
     /// At most this many.
-    #[arg(long, value_name = "COUNT", default_value_t = 50)]
+    #[arg(long, value_name = "COUNT", default_value_t = 50, value_parser = count)]
     limit: usize,
     #[command(flatten)]
     output: JsonFlag,

@@ -40,7 +40,7 @@ pub(crate) fn run(args: &InitArgs, session: &Session) -> anyhow::Result<Ending> 
     for job in &jobs {
         session
             .output
-            .info(&format!("detected {}: {}", job.tool, job.from_root()));
+            .info(&format!("detected {}: {}", job.tool, job.at_root()));
     }
     Ok(Ending::success())
 }

@@ -3,7 +3,7 @@
 use clap::Args;
 use serde_json::json;
 
-use super::flags::{JsonFlag, RunName};
+use super::flags::{JsonFlag, RunName, number};
 use crate::ending::Ending;
 use crate::session::Session;
 
@@ -13,8 +13,8 @@ pub(crate) struct LogsArgs {
     #[command(flatten)]
     name: RunName,
     /// Only this many lines at the end; 0 is all of them.
-    #[arg(long, value_name = "LINES", default_value_t = 0)]
-    tail: usize,
+    #[arg(long, value_name = "LINES", default_value_t = 0, value_parser = number)]
+    tail: u64,
     #[command(flatten)]
     output: JsonFlag,
 }
@@ -23,7 +23,10 @@ pub(crate) struct LogsArgs {
 pub(crate) fn run(args: LogsArgs, session: &Session) -> anyhow::Result<Ending> {
     let id = args.name.required()?;
     let store = session.runs()?;
-    let log = store.log(&id, (args.tail > 0).then_some(args.tail))?;
+    let log = store.log(
+        &id,
+        (args.tail > 0).then(|| usize::try_from(args.tail).unwrap_or(usize::MAX)),
+    )?;
     if args.output.json {
         let run = store.read(&id)?;
         session

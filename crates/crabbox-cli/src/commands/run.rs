@@ -28,6 +28,9 @@ const LARGEST_SCRIPT: u64 = 8 * 1024 * 1024;
     override_usage = "crabbox run [flags] [--] <command>...\n       crabbox run [flags] --script FILE [--] [arguments]...\n       crabbox run [flags] --sync-only"
 )]
 pub(crate) struct RunArgs {
+    /// Command and its arguments; flags end at its first word.
+    #[arg(last = true, value_name = "COMMAND", num_args = 0..)]
+    command: Vec<String>,
     #[command(flatten)]
     box_: BoxFlags,
     #[command(flatten)]
@@ -42,9 +45,6 @@ pub(crate) struct RunArgs {
     results: ResultFlags,
     #[command(flatten)]
     output: OutputFlags,
-    /// Command and its arguments; flags end at its first word.
-    #[arg(last = true, value_name = "COMMAND", num_args = 0..)]
-    command: Vec<String>,
 }
 
 #[derive(Args, Clone, Debug)]
@@ -62,7 +62,7 @@ struct BoxFlags {
     /// Keep a box that this run creates when the run fails.
     #[arg(long)]
     keep_on_failure: bool,
-    /// When to give the box back: success, always, failure or never.
+    /// When to give the box back.
     #[arg(long, value_name = "WHEN")]
     stop_after: Option<StopWhen>,
 }
@@ -250,7 +250,7 @@ fn request(args: RunArgs, session: &Session) -> anyhow::Result<RunRequest> {
     } = args;
     let timing_record = timing_record(output.timing_record.as_deref(), session)?;
     let preset_vars = preset_variables(&what.preset_var)?;
-    let source = command_source(&what, command, sync.sync_only)?;
+    let source = command_source(&what, command, sync.sync_only, session)?;
     let mut request = RunRequest::default();
     request.command = source;
     request.id = box_.id;
@@ -286,7 +286,12 @@ fn request(args: RunArgs, session: &Session) -> anyhow::Result<RunRequest> {
 }
 
 /// What to execute. Standard input is read last, when nothing else can be refused here any more.
-fn command_source(what: &WhatFlags, command: Vec<String>, sync_only: bool) -> anyhow::Result<CommandSource> {
+fn command_source(
+    what: &WhatFlags,
+    command: Vec<String>,
+    sync_only: bool,
+    session: &Session,
+) -> anyhow::Result<CommandSource> {
     let script = what.script.is_some() || what.script_stdin;
     if what.script.is_some() && what.script_stdin {
         let error = Error::usage("two scripts: `--script` and `--script-stdin`").with_hint("give one of them");
@@ -297,10 +302,14 @@ fn command_source(what: &WhatFlags, command: Vec<String>, sync_only: bool) -> an
         return Err(error.into());
     }
     if let Some(path) = &what.script {
-        return Ok(CommandSource::ScriptFile {
-            path: path.clone(),
-            args: command,
-        });
+        let path = session.directory.join(path);
+        // A pipe will do, as a shell's process substitution gives one.
+        if !std::fs::metadata(&path).is_ok_and(|metadata| !metadata.is_dir()) {
+            return Err(Error::usage(format!("no such script: `{}`", path.display()))
+                .with_hint("`--script` takes a file of this machine; write a command of the box after `--`")
+                .into());
+        }
+        return Ok(CommandSource::ScriptFile { path, args: command });
     }
     if what.script_stdin {
         let mut script = Vec::new();

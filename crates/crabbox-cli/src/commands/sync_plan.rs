@@ -1,9 +1,8 @@
 //! `crabbox sync-plan`
 
 use clap::Args;
-use clap::builder::RangedU64ValueParser;
 
-use super::flags::JsonFlag;
+use super::flags::{JsonFlag, count};
 use crate::ending::Ending;
 use crate::render::Renderer;
 use crate::session::Session;
@@ -12,7 +11,7 @@ use crate::session::Session;
 #[derive(Args, Clone, Debug)]
 pub(crate) struct SyncPlanArgs {
     /// Largest files and directories to show.
-    #[arg(long, value_name = "COUNT", default_value = "20", value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
+    #[arg(long, value_name = "COUNT", default_value = "20", value_parser = count)]
     limit: usize,
     #[command(flatten)]
     output: JsonFlag,

@@ -1,6 +1,6 @@
 //! `crabbox warmup`
 
-use clap::Args;
+use clap::{ArgAction, Args};
 use crabbox_core::duration;
 use crabbox_engine::api::WarmupRequest;
 use crabbox_engine::event::LeaseInfo;
@@ -17,10 +17,10 @@ use crate::session::Session;
 pub(crate) struct WarmupArgs {
     #[command(flatten)]
     lease: LeaseFlags,
-    /// Let automatic cleanup leave the box alone until it expires.
+    /// Leave the box to nobody but its expiry and `crabbox stop`; on unless `--keep=false`.
     #[arg(
         long,
-        num_args = 0..=1,
+        action = ArgAction::Set, num_args = 0..=1,
         require_equals = true,
         default_missing_value = "true",
         default_value = "true",

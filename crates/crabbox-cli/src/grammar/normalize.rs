@@ -15,7 +15,7 @@ pub(crate) struct Normalized {
     pub path: Vec<String>,
     /// Help was asked for: `help …`, `… help`, `--help` or `-h`.
     pub help: bool,
-    /// The last word that was read as a command; whether it was one is clap's to say.
+    /// The path ends at a group, which does nothing by itself.
     pub stopped_at_group: bool,
 }
 
@@ -62,7 +62,7 @@ impl<'a> Reader<'a> {
                 break;
             }
         }
-        self.done.stopped_at_group = self.leaf.has_subcommands();
+        self.done.stopped_at_group = self.leaf.has_subcommands() && self.leaf.is_subcommand_required_set();
         self.done
     }
 

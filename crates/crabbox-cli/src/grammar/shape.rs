@@ -32,7 +32,20 @@ pub(crate) fn for_parsing(command: Command) -> Command {
 pub(crate) fn for_display(command: Command) -> Command {
     every(
         command,
-        &|command| command.disable_help_subcommand(true).disable_version_flag(true),
+        &|command| {
+            // Both spellings show the same text, so neither points to the other.
+            let help = Arg::new("help")
+                .short('h')
+                .long("help")
+                .action(ArgAction::Help)
+                .help("Print this help")
+                .help_heading("Output");
+            command
+                .disable_help_flag(true)
+                .disable_help_subcommand(true)
+                .disable_version_flag(true)
+                .arg(help)
+        },
         &|argument| {
             if is_boolean(&argument) && matches!(argument.get_action(), ArgAction::Set) {
                 argument

@@ -57,7 +57,11 @@ pub(crate) fn usage_error(refusal: &clap::Error, root: &Command, path: &[String]
         other => (format!("bad arguments: `{other}`"), None),
     };
     let help = format!("see `{} --help`", display_path(path));
-    Error::usage(message).with_hint(suggestion.map_or_else(|| help.clone(), |cure| format!("{cure}; {help}")))
+    Error::usage(message).with_hint(match suggestion {
+        Some(question) if question.ends_with('?') => format!("{question} {help}"),
+        Some(cure) => format!("{cure}; {help}"),
+        None => help,
+    })
 }
 
 /// `crabbox` with the command's name.

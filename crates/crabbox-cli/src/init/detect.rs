@@ -45,7 +45,7 @@ pub(crate) struct Detected {
 
 impl Detected {
     /// The command as it is run from the top of the repository.
-    pub(crate) fn from_root(&self) -> String {
+    pub(crate) fn at_root(&self) -> String {
         if self.directory.is_empty() {
             self.command.clone()
         } else {
@@ -101,10 +101,10 @@ fn walk(root: &Path, directory: &Path, parents: Parents, depth: usize, found: &m
     }
     if has("package.json") {
         let own_lock = NODE_LOCKS.iter().any(|(lock, _)| has(lock));
-        if own_lock || !parents.node {
-            if let Some((tool, command)) = node(directory, &has) {
-                add(tool, command);
-            }
+        if (own_lock || !parents.node)
+            && let Some((tool, command)) = node(directory, &has)
+        {
+            add(tool, command);
         }
         below.node = true;
     }
@@ -237,13 +237,15 @@ mod tests {
             let mut file = fs::File::create(path).unwrap();
             std::io::Write::write_all(&mut file, text.as_bytes()).unwrap();
         }
-        detect(root.path()).iter().map(Detected::from_root).collect()
+        detect(root.path()).iter().map(Detected::at_root).collect()
     }
+
+    type Files<'a> = &'a [(&'a str, &'a str)];
 
     #[test]
     fn each_tool_is_recognised() {
         let test = r#"{"scripts":{"test":"vitest"}}"#;
-        let cases: &[(&[(&str, &str)], &[&str])] = &[
+        let cases: &[(Files<'_>, &[&str])] = &[
             (&[("Cargo.toml", "")], &["cargo test"]),
             (&[("go.mod", "")], &["go test ./..."]),
             (&[("package.json", test)], &["npm install && npm run test"]),

@@ -15,7 +15,6 @@ pub(crate) struct TestEnv {
 }
 
 /// What the binary left behind.
-#[must_use]
 pub(crate) struct Finished {
     /// Exit status.
     pub(crate) code: i32,
@@ -76,11 +75,13 @@ impl TestEnv {
     }
 
     /// Runs the binary in the working directory.
+    #[must_use]
     pub(crate) fn run<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Finished {
         self.run_with(args, "")
     }
 
     /// Runs the binary with text on its standard input.
+    #[must_use]
     pub(crate) fn run_with<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>, input: &str) -> Finished {
         use std::io::Write as _;
         let mut child = self.command(args).stdin(Stdio::piped()).spawn().unwrap();

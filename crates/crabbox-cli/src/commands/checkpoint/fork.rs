@@ -1,12 +1,12 @@
 //! `crabbox checkpoint fork`
 
-use clap::Args;
+use clap::{ArgAction, Args};
 use crabbox_core::Error;
 use crabbox_core::remote::OutputSink;
 use crabbox_engine::api::{CheckpointForkRequest, ForkOutcome};
 
 use super::{missing, parsed};
-use crate::commands::flags::LeaseFlags;
+use crate::commands::flags::{LeaseFlags, count};
 use crate::ending::Ending;
 use crate::grammar::go_boolean;
 use crate::output::{escape, value};
@@ -22,11 +22,14 @@ pub(super) struct ForkArgs {
     /// Checkpoint id.
     #[arg(value_name = "CHECKPOINT")]
     checkpoint: Option<String>,
+    /// Command for each box.
+    #[arg(last = true, value_name = "COMMAND", num_args = 0..)]
+    command: Vec<String>,
     /// How many boxes.
-    #[arg(long, value_name = "COUNT", default_value_t = 1)]
+    #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = count)]
     count: usize,
-    /// Keep the boxes.
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "true", value_parser = go_boolean)]
+    /// Keep the boxes; on unless `--keep=false`.
+    #[arg(long, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "true", value_parser = go_boolean)]
     keep: bool,
     /// Workspace on the boxes, when it is not the usual one.
     #[arg(long, value_name = "DIRECTORY")]
@@ -36,9 +39,6 @@ pub(super) struct ForkArgs {
     dry_run: bool,
     #[command(flatten)]
     lease: LeaseFlags,
-    /// Command for each box.
-    #[arg(last = true, value_name = "COMMAND", num_args = 0..)]
-    command: Vec<String>,
 }
 
 /// Runs it.

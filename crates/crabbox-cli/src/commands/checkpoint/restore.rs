@@ -1,6 +1,6 @@
 //! `crabbox checkpoint restore`
 
-use clap::Args;
+use clap::{ArgAction, Args};
 use crabbox_engine::api::CheckpointRestoreRequest;
 
 use super::{missing, parsed};
@@ -23,8 +23,8 @@ pub(super) struct RestoreArgs {
     /// Workspace on the box, when it is not the usual one.
     #[arg(long, value_name = "DIRECTORY")]
     workdir: Option<String>,
-    /// Empty the workspace first.
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "true", value_parser = go_boolean)]
+    /// Empty the workspace first; on unless `--clear=false`.
+    #[arg(long, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "true", value_parser = go_boolean)]
     clear: bool,
     /// Only say what would be done.
     #[arg(long)]

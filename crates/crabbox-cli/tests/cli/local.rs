@@ -1,0 +1,357 @@
+//! Whole runs in the embedded sandbox.
+
+use std::fs;
+use std::path::Path;
+
+use crate::support::{Finished, TestEnv};
+
+/// A dirty checkout: one file committed, one changed, one new.
+fn checkout() -> TestEnv {
+    let env = TestEnv::new();
+    env.git(["init", "--quiet"]);
+    env.write("committed.txt", "first\n");
+    env.write("changed.txt", "before\n");
+    env.write(".gitignore", "ignored.txt\n");
+    env.git(["add", "."]);
+    env.git(["commit", "--quiet", "--message", "first"]);
+    env.write("changed.txt", "after\n");
+    env.write("new.txt", "new\n");
+    env.write("ignored.txt", "never\n");
+    env
+}
+
+#[track_caller]
+fn succeeded(finished: Finished) -> Finished {
+    assert_eq!(finished.code, 0, "{}", finished.shown());
+    finished
+}
+
+/// Proves that no box, claim, journal entry or key is left, and no process that knows of this environment.
+#[track_caller]
+fn nothing_left(env: &TestEnv) {
+    let state = env.state();
+    for name in ["claims", "journal", "local/boxes", "testboxes"] {
+        let left = fs::read_dir(state.join(name)).map(|entries| entries.filter_map(Result::ok).collect::<Vec<_>>());
+        let left = left.unwrap_or_default();
+        assert!(left.is_empty(), "{name} holds {left:?}");
+    }
+    let keys = env.home().join(".config/crabbox/testboxes");
+    assert!(fs::read_dir(&keys).map_or(0, Iterator::count) == 0, "keys are left");
+    let home = env.home().display().to_string();
+    let processes = processes(&home);
+    assert!(processes.is_empty(), "still running: {processes:?}");
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!mounts.contains(&home), "still mounted: {mounts}");
+}
+
+/// Command lines of processes that name a directory.
+fn processes(directory: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").unwrap().filter_map(Result::ok) {
+        let path = entry.path();
+        if !entry
+            .file_name()
+            .to_string_lossy()
+            .chars()
+            .all(|character| character.is_ascii_digit())
+        {
+            continue;
+        }
+        // A process may end while it is looked at.
+        let read = |name: &str| fs::read(path.join(name)).unwrap_or_default();
+        let text = String::from_utf8_lossy(&[read("cmdline"), read("environ")].concat()).replace('\0', " ");
+        if text.contains(directory) && path != Path::new("/proc").join(std::process::id().to_string()) {
+            found.push(text);
+        }
+    }
+    found
+}
+
+#[test]
+fn a_run_sees_the_dirty_checkout_and_leaves_nothing() {
+    let env = checkout();
+    let finished = env.run(["run", "--", "sh", "-c", "ls; cat changed.txt; echo problem >&2; exit 3"]);
+    assert_eq!(finished.code, 3, "{}", finished.shown());
+    assert_eq!(finished.stdout, "changed.txt\ncommitted.txt\nnew.txt\nafter\n");
+    assert!(
+        finished.stderr.lines().any(|line| line == "problem"),
+        "{}",
+        finished.stderr
+    );
+    assert_eq!(finished.stderr.lines().last(), Some("remote command exited 3"));
+    let notices = finished.stderr.matches("no provider selected").count();
+    assert_eq!(notices, 1, "{}", finished.stderr);
+    nothing_left(&env);
+}
+
+#[test]
+fn flags_of_the_command_are_its_own() {
+    let env = checkout();
+    let finished = succeeded(env.run(["run", "--quiet", "echo", "--json", "--help", "--", "-x"]));
+    assert_eq!(
+        (finished.stdout.as_str(), finished.stderr.as_str()),
+        ("--json --help -- -x\n", "")
+    );
+}
+
+#[test]
+fn machine_readable_endings() {
+    let env = checkout();
+    let finished = env.run(["run", "--error-format", "json", "--", "false"]);
+    let report: serde_json::Value = serde_json::from_str(finished.stderr.lines().last().unwrap()).unwrap();
+    assert_eq!(
+        (report["kind"].as_str(), report["exitCode"].as_u64()),
+        (Some("command"), Some(1)),
+        "{report}"
+    );
+    assert_eq!(report["exitSource"], "command");
+    assert!(report["lease"].as_str().unwrap().starts_with("cbx_"), "{report}");
+    let finished = env.run(["run", "--timing-json", "--", "sh", "-c", "exit 5"]);
+    let timing: serde_json::Value = serde_json::from_str(finished.stderr.lines().last().unwrap()).unwrap();
+    assert_eq!(
+        (timing["exitCode"].as_u64(), timing["exitSource"].as_str()),
+        (Some(5), Some("command")),
+        "{timing}"
+    );
+    assert_eq!(timing["provider"], "local");
+    nothing_left(&env);
+}
+
+#[test]
+fn a_warm_box_is_used_listed_and_given_back() {
+    let env = checkout();
+    let warm = succeeded(env.run(["warmup", "--slug", "warm-crab"]));
+    assert!(warm.stdout.starts_with("leased cbx_"), "{}", warm.stdout);
+    assert!(
+        warm.stdout.contains(" slug=warm-crab provider=local "),
+        "{}",
+        warm.stdout
+    );
+    let lease = warm.stdout.split_whitespace().nth(1).unwrap().to_owned();
+
+    let first = succeeded(env.run([
+        "run",
+        "--id",
+        "warm-crab",
+        "--",
+        "sh",
+        "-c",
+        "echo kept > /tmp/kept; cat new.txt",
+    ]));
+    assert_eq!(first.stdout, "new\n");
+    let second = succeeded(env.run(["run", "--id", &lease, "--", "cat", "/tmp/kept"]));
+    assert_eq!(second.stdout, "kept\n");
+
+    let list: serde_json::Value = serde_json::from_str(&succeeded(env.run(["list", "--json"])).stdout).unwrap();
+    assert_eq!(list[0]["leaseId"], lease.as_str(), "{list}");
+    let status = succeeded(env.run(["status", "warm-crab", "--wait", "--json"])).stdout;
+    let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+    assert_eq!(
+        (status["id"].as_str(), status["ready"].as_bool()),
+        (Some(lease.as_str()), Some(true)),
+        "{status}"
+    );
+    assert!(
+        succeeded(env.run(["inspect", "--id", &lease]))
+            .stdout
+            .contains("\nslug=warm-crab\n")
+    );
+    let beat = succeeded(env.run(["heartbeat", "warm-crab", "--idle-timeout", "45m"])).stdout;
+    assert!(beat.contains(" idle_timeout=45m0s "), "{beat}");
+    let claims = succeeded(env.run(["claims", "list", "--json"])).stdout;
+    assert!(claims.contains(&lease), "{claims}");
+
+    succeeded(env.run(["cp", "--id", "warm-crab", "new.txt", "SANDBOX:copied.txt"]));
+    succeeded(env.run(["cp", "--id", "warm-crab", "SANDBOX:copied.txt", "back.txt"]));
+    assert_eq!(fs::read_to_string(env.work().join("back.txt")).unwrap(), "new\n");
+
+    let stopped = succeeded(env.run(["release", "warm-crab"]));
+    assert_eq!(stopped.stdout, "");
+    assert!(
+        stopped.stderr.contains(&format!("deleted lease={lease} server=")),
+        "{}",
+        stopped.stderr
+    );
+    assert_eq!(succeeded(env.run(["list", "--json"])).stdout, "[]\n");
+    nothing_left(&env);
+}
+
+#[test]
+fn recorded_runs_can_be_read_again() {
+    let env = checkout();
+    succeeded(env.run(["run", "--label", "the first", "--", "sh", "-c", "echo one; echo two"]));
+    let history = succeeded(env.run(["history", "--json"])).stdout;
+    let history: serde_json::Value = serde_json::from_str(&history).unwrap();
+    let run = history[0]["id"].as_str().unwrap();
+    assert_eq!(
+        (history[0]["state"].as_str(), history[0]["label"].as_str()),
+        (Some("succeeded"), Some("the first"))
+    );
+    assert!(succeeded(env.run(["history"])).stdout.starts_with(run));
+    assert_eq!(succeeded(env.run(["logs", run])).stdout, "one\ntwo\n");
+    assert_eq!(succeeded(env.run(["logs", "--tail", "1", "--id", run])).stdout, "two\n");
+    let log = succeeded(env.run(["logs", run, "--json"])).stdout;
+    let log: serde_json::Value = serde_json::from_str(&log).unwrap();
+    assert_eq!(
+        (log["run"]["id"].as_str(), log["log"].as_str()),
+        (Some(run), Some("one\ntwo\n"))
+    );
+    let events = succeeded(env.run(["events", run, "--limit", "1"])).stdout;
+    assert!(events.starts_with("0001 "), "{events}");
+    let results = succeeded(env.run(["results", run])).stdout;
+    assert_eq!(results, format!("no test results recorded for {run}\n"));
+    assert_eq!(
+        succeeded(env.run(["results", run, "--json", "--failed-only"])).stdout,
+        "[]\n"
+    );
+}
+
+#[test]
+fn a_lease_of_another_checkout_is_refused_until_it_is_taken_over() {
+    let env = checkout();
+    succeeded(env.run(["warmup", "--slug", "mine"]));
+    env.write("other/a.txt", "other\n");
+    let other = |args: &[&str]| {
+        let mut command = env.command(args);
+        command.current_dir(env.work().join("other"));
+        env.finished(command.output().unwrap())
+    };
+    let mut git = env.command(["--version"]);
+    git.current_dir(env.work().join("other"));
+    fs::create_dir(env.work().join("other/.git")).unwrap();
+    for (path, text) in [
+        ("HEAD", "ref: refs/heads/main\n"),
+        ("config", "[core]\n\trepositoryformatversion = 0\n"),
+    ] {
+        env.write(format!("other/.git/{path}"), text);
+    }
+    for path in ["objects", "refs"] {
+        fs::create_dir(env.work().join("other/.git").join(path)).unwrap();
+    }
+    let refused = other(&["run", "--id", "mine", "--", "true"]);
+    assert_eq!(refused.code, 2, "{}", refused.shown());
+    assert!(refused.stderr.contains("--reclaim"), "{}", refused.stderr);
+    let taken = other(&["run", "--id", "mine", "--reclaim", "--", "cat", "a.txt"]);
+    assert_eq!((taken.code, taken.stdout.as_str()), (0, "other\n"), "{}", taken.shown());
+    succeeded(env.run(["stop", "mine"]));
+    nothing_left(&env);
+}
+
+#[test]
+fn an_expired_lease_is_refused_and_cleaned_up() {
+    let env = checkout();
+    succeeded(env.run(["warmup", "--slug", "old", "--ttl", "1s"]));
+    let mut last = None;
+    // The box ends by itself, a moment after its time.
+    for _ in 0..200 {
+        let finished = env.run(["run", "--id", "old", "--", "true"]);
+        let gone = finished.code != 0;
+        last = Some(finished);
+        if gone {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    let refused = last.unwrap();
+    assert!([4, 5].contains(&refused.code), "{}", refused.shown());
+    assert!(refused.stderr.contains("hint: "), "{}", refused.stderr);
+    succeeded(env.run(["cleanup"]));
+    nothing_left(&env);
+}
+
+#[test]
+fn a_checkpoint_is_forked_into_boxes_that_do_not_see_each_other() {
+    let env = checkout();
+    succeeded(env.run(["warmup", "--slug", "base"]));
+    succeeded(env.run(["run", "--id", "base", "--", "sh", "-c", "echo base > state.txt"]));
+    let created = succeeded(env.run(["checkpoint", "create", "base", "--name", "start", "--json"])).stdout;
+    let created: serde_json::Value = serde_json::from_str(&created).unwrap();
+    let checkpoint = created["id"].as_str().unwrap();
+    assert!(
+        succeeded(env.run(["checkpoint", "list"]))
+            .stdout
+            .starts_with(checkpoint)
+    );
+    let fork = env.run([
+        "checkpoint",
+        "fork",
+        checkpoint,
+        "--count",
+        "3",
+        "--keep=false",
+        "--",
+        "sh",
+        "-c",
+        "echo {{index}} >> state.txt; cat state.txt",
+    ]);
+    let fork = succeeded(fork);
+    for index in 1..=3 {
+        assert!(fork.stdout.contains(&format!("[{index}/3] base\n")), "{}", fork.shown());
+        assert!(
+            fork.stdout.contains(&format!("[{index}/3] {index}\n")),
+            "{}",
+            fork.shown()
+        );
+        assert!(fork.stdout.contains(&format!(" index={index}/3 ")), "{}", fork.shown());
+    }
+    let lines = fork.stdout.lines().filter(|line| line.starts_with('[')).count();
+    assert_eq!(lines, 6, "{}", fork.shown());
+    succeeded(env.run([
+        "run",
+        "--id",
+        "base",
+        "--no-sync",
+        "--",
+        "sh",
+        "-c",
+        "echo more >> state.txt",
+    ]));
+    succeeded(env.run(["checkpoint", "restore", checkpoint, "--id", "base"]));
+    let restored = succeeded(env.run(["run", "--id", "base", "--no-sync", "--", "cat", "state.txt"]));
+    assert_eq!(restored.stdout, "base\n");
+    succeeded(env.run(["stop", "base"]));
+    succeeded(env.run(["checkpoint", "delete", checkpoint]));
+    assert_eq!(succeeded(env.run(["checkpoint", "list", "--json"])).stdout, "[]\n");
+    nothing_left(&env);
+}
+
+#[test]
+fn a_job_gets_a_box_runs_and_gives_it_back() {
+    let env = checkout();
+    env.write(
+        ".crabbox.yaml",
+        "jobs:\n  look:\n    command: cat new.txt\n  fail:\n    shell: true\n    command: exit 9\n",
+    );
+    let finished = succeeded(env.run(["job", "run", "look"]));
+    assert_eq!(finished.stdout, "new\n");
+    assert_eq!(env.run(["job", "run", "fail"]).code, 9);
+    nothing_left(&env);
+}
+
+#[test]
+fn the_first_signal_ends_a_run_in_order() {
+    use std::io::{BufRead as _, BufReader};
+
+    let env = checkout();
+    let mut child = env
+        .command(["run", "--", "sh", "-c", "echo started; sleep 600"])
+        .spawn()
+        .unwrap();
+    let mut output = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    output.read_line(&mut line).unwrap();
+    assert_eq!(line, "started\n");
+    interrupt(child.id());
+    let finished = env.finished(child.wait_with_output().unwrap());
+    assert!(![0, -1].contains(&finished.code), "{}", finished.shown());
+    nothing_left(&env);
+}
+
+#[expect(clippy::disallowed_methods, reason = "the test plays the user at the keyboard")]
+fn interrupt(process: u32) {
+    let status = std::process::Command::new("kill")
+        .args(["-INT", &process.to_string()])
+        .status()
+        .unwrap();
+    assert!(status.success());
+}
