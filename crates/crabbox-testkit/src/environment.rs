@@ -145,11 +145,13 @@ impl TestEnv {
     }
 
     /// Runs the executable in the home directory.
+    #[must_use = "a command's end must be looked at"]
     pub fn run<S: Into<OsString>>(&self, args: impl IntoIterator<Item = S>) -> Finished {
         self.command(args).run()
     }
 
     /// Runs the executable in a directory, such as a checkout.
+    #[must_use = "a command's end must be looked at"]
     pub fn run_in<S: Into<OsString>>(&self, dir: &Path, args: impl IntoIterator<Item = S>) -> Finished {
         self.command(args).dir(dir).run()
     }
@@ -197,6 +199,7 @@ impl Invocation {
     ///
     /// # Panics
     /// When it cannot be started or does not end within two minutes; then its process group is killed.
+    #[must_use = "a command's end must be looked at"]
     pub fn run(self) -> Finished {
         self.start().wait()
     }
@@ -279,6 +282,7 @@ impl Running {
     ///
     /// # Panics
     /// When it does not end within two minutes; then its process group is killed.
+    #[must_use = "a command's end must be looked at"]
     pub fn wait(mut self) -> Finished {
         let deadline = Instant::now() + PATIENCE;
         let status = loop {
@@ -340,7 +344,6 @@ impl Drop for Running {
 
 /// How a command ended.
 #[derive(Clone, Debug)]
-#[must_use = "a command's end must be looked at"]
 pub struct Finished {
     /// Exit status or signal.
     pub status: ExitStatus,

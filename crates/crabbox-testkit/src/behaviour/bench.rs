@@ -19,7 +19,7 @@ use crabbox_core::spec::ProviderSpec;
 use futures_util::FutureExt as _;
 use jiff::Timestamp;
 
-use super::sinks::Keep;
+use super::sinks::{Forward, Keep};
 use super::{Fixture, connect};
 use crate::random_hex;
 
@@ -75,8 +75,20 @@ impl<'a> Bench<'a> {
             made: Mutex::default(),
             checkpoints: Mutex::default(),
         };
-        let result = AssertUnwindSafe(case(&bench)).catch_unwind().await;
-        let cleaned = AssertUnwindSafe(bench.clean()).catch_unwind().await;
+        let patience = fixture.patience();
+        let timed = async {
+            let ended = tokio::time::timeout(patience, case(&bench)).await;
+            assert!(ended.is_ok(), "the case did not end within {patience:?}");
+        };
+        let result = AssertUnwindSafe(timed).catch_unwind().await;
+        let clean = async {
+            let ended = tokio::time::timeout(patience, bench.clean()).await;
+            assert!(
+                ended.is_ok(),
+                "what the case made cannot be destroyed within {patience:?}"
+            );
+        };
+        let cleaned = AssertUnwindSafe(clean).catch_unwind().await;
         // What failed first explains what failed then.
         if let Err(panic) = result.and(cleaned) {
             resume_unwind(panic);
@@ -310,6 +322,13 @@ impl<'a> Bench<'a> {
         sink: &mut dyn OutputSink,
     ) -> Result<ExecStatus> {
         self.delegated().exec(&boxed.machine, request, sink).await
+    }
+
+    /// Runs a command whose output somebody else waits for, who sees its end when the command ends.
+    pub(super) async fn exec_for(&self, boxed: &Boxed, request: ExecRequest, mut sink: Forward) -> Result<ExecStatus> {
+        let ended = self.exec_into(boxed, request, &mut sink).await;
+        drop(sink);
+        ended
     }
 
     pub(super) async fn exec(&self, boxed: &Boxed, request: ExecRequest) -> Result<Ran> {

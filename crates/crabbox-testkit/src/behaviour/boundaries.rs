@@ -253,12 +253,12 @@ pub async fn secrets_are_seen_nowhere(fixture: &dyn Fixture) {
         let boxed = bench.create().await;
         let env = BTreeMap::from([("SUITE_TOKEN".to_owned(), variable.clone())]);
         let (mut input, stdin) = stdin_pipe();
-        let (mut sink, mut output) = forward();
+        let (sink, mut output) = forward();
         let script = "test -n \"$SUITE_TOKEN\" && read secret && test -n \"$secret\" && echo ready && read line";
         let request = ExecRequest::script(script, [] as [&str; 0])
             .with_env(env.clone())
             .with_stdin(stdin);
-        let run = bench.exec_into(&boxed, request, &mut sink);
+        let run = bench.exec_for(&boxed, request, sink);
         let search = async {
             input
                 .write_all(format!("{typed}\n").as_bytes())

@@ -195,12 +195,8 @@ pub async fn output_comes_as_it_is_written(fixture: &dyn Fixture) {
         let (mut input, stdin) = stdin_pipe();
         let script = "printf one; read a; printf \"two $a\" >&2; read b; printf \"three $b\"; cat";
         let request = ExecRequest::script(script, [] as [&str; 0]).with_stdin(stdin);
-        let (mut sink, mut output) = forward();
-        let run = async {
-            let status = bench.exec_into(&boxed, request, &mut sink).await;
-            drop(sink);
-            status
-        };
+        let (sink, mut output) = forward();
+        let run = bench.exec_for(&boxed, request, sink);
         let talk = async {
             output.until("one").await;
             input.write_all(b"A\n").await.expect("the command reads");
@@ -236,9 +232,12 @@ pub async fn slow_readers_slow_the_command(fixture: &dyn Fixture) {
         };
         let script = "head -c \"$1\" /dev/zero; : > \"$2\"";
         let request = ExecRequest::script(script, [LENGTH.to_string().as_str(), mark.as_str()]);
-        let run = bench.exec_into(&boxed, request, &mut sink);
+        let mut run = Box::pin(bench.exec_into(&boxed, request, &mut sink));
+        tokio::select! {
+            ended = &mut run => panic!("the command ended although nobody read: {ended:?}"),
+            told = reached => told.expect("output comes"),
+        }
         let watch = async {
-            reached.await.expect("output comes");
             // An unhindered command would be done long before the last of these looks.
             for _ in 0..5 {
                 assert!(

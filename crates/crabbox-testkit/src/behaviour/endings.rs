@@ -30,9 +30,9 @@ async fn cancel(fixture: &dyn Fixture, script: &str, count: usize) {
         let seconds = odd_seconds();
         let line = format!("sleep {seconds}");
         let token = CancellationToken::new();
-        let (mut sink, mut output) = forward();
+        let (sink, mut output) = forward();
         let request = ExecRequest::script(script, [&seconds]).with_cancel(token.clone());
-        let run = bench.exec_into(&boxed, request, &mut sink);
+        let run = bench.exec_for(&boxed, request, sink);
         let stop = async {
             output.until("ready").await;
             eventually("every process runs", async || {
@@ -152,17 +152,13 @@ pub async fn pausing_stops_everything(fixture: &dyn Fixture) {
         let pause = bench.backend.pause().expect("the case needs pause and resume");
         let boxed = bench.create().await;
         let (input, stdin) = stdin_pipe();
-        let (mut sink, mut output) = forward();
+        let (sink, mut output) = forward();
         let token = CancellationToken::new();
         let script = "i=0; while :; do i=$((i+1)); echo \"tick $i.\"; sleep 0.01; done";
         let request = ExecRequest::script(script, [] as [&str; 0])
             .with_stdin(stdin)
             .with_cancel(token.clone());
-        let run = async {
-            let ended = bench.exec_into(&boxed, request, &mut sink).await;
-            drop(sink);
-            ended
-        };
+        let run = bench.exec_for(&boxed, request, sink);
         let hold = async {
             output.until("tick 5.").await;
             pause.pause(&boxed.machine).await.expect("a box can be paused");

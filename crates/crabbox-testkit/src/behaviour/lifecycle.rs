@@ -111,8 +111,8 @@ pub async fn labels_are_replaced(fixture: &dyn Fixture) {
         labels.touch(Timestamp::now() + Duration::from_secs(60), None);
         let (mut input, stdin) = super::bench::stdin_pipe();
         let request = ExecRequest::script("echo ready; read line; echo \"$line\"", [] as [&str; 0]).with_stdin(stdin);
-        let (mut sink, mut output) = super::sinks::forward();
-        let command = bench.exec_into(&boxed, request, &mut sink);
+        let (sink, mut output) = super::sinks::forward();
+        let command = bench.exec_for(&boxed, request, sink);
         let change = async {
             output.until("ready").await;
             bench
