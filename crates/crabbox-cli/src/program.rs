@@ -18,7 +18,7 @@ use crate::providers::registry;
 use crate::session::{GivenFlags, Session};
 
 /// Provider that serves when nobody selected one.
-const EMBEDDED_PROVIDER: &str = "local";
+pub(crate) const EMBEDDED_PROVIDER: &str = "local";
 
 /// Runs your commands in disposable boxes that hold your checkout.
 #[derive(Debug, Parser)]

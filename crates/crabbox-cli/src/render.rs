@@ -61,19 +61,6 @@ impl Renderer {
             self.output.info(line);
         }
     }
-
-    fn collected(&self, kind: &str, path: &str, bytes: u64) {
-        match kind {
-            "download" => self.info(&format!("downloaded {path} bytes={bytes}")),
-            "capture" | "capture-stdout" | "capture-stderr" => self.info(&format!("captured {path} bytes={bytes}")),
-            "failure-bundle" => {
-                self.info(&format!(
-                    "failure-bundle local={path} bytes={bytes} secret_risk=caller-redacts-before-sharing"
-                ));
-            }
-            other => self.info(&format!("artifact kind={other} path={path} bytes={bytes}")),
-        }
-    }
 }
 
 impl EventSink for Renderer {
@@ -111,12 +98,12 @@ impl EventSink for Renderer {
             | Event::Summary { lines }
             | Event::Kept { hints: lines, .. } => lines.iter().for_each(|line| self.info(line)),
             Event::CommandStarted { host, display } => self.info(&format!("running on {host} {display}")),
-            Event::Collected { kind, path, bytes } => self.collected(kind, &path.display().to_string(), *bytes),
             Event::Released { lease, slug, gone, policy, .. } if self.what == (What::Run { tell_release: true }) => {
                 let slug = slug.as_ref().map_or("", |slug| slug.as_str());
                 let slug = value(slug);
                 self.info(&format!("lease cleanup stopped={gone} policy={policy} lease={lease} slug={slug}"));
             }
+            // Steps are for programs; what else the engine wants said, it says in notices.
             _ => {}
         }
     }

@@ -4,6 +4,7 @@ use crabbox_config::{FlagValue, Loaded, Loader};
 use crabbox_core::Result;
 use crabbox_core::section::{Section as _, SectionSchema};
 
+use crate::program::EMBEDDED_PROVIDER;
 use crate::session::Session;
 
 /// Sections that belong to no provider and have flags.
@@ -35,6 +36,16 @@ impl Session {
         for warning in &loaded.warnings {
             self.output.warning(&format!("{warning} ({})", warning.hint));
         }
+        let selected = loaded
+            .config
+            .provider
+            .as_ref()
+            .map_or(EMBEDDED_PROVIDER, |provider| &provider.name);
+        for (flag, provider) in self.idle_flags(selected) {
+            self.output.warning(&format!(
+                "--{flag} belongs to provider {provider} and changes nothing here"
+            ));
+        }
         Ok(loaded)
     }
 
@@ -45,6 +56,23 @@ impl Session {
             .flags(settings)
             .flags(self.flag_values())
             .load()
+    }
+
+    /// Given flags that belong to other providers only, with one of those.
+    fn idle_flags(&self, selected: &str) -> Vec<(&str, &'static str)> {
+        let specs = self.registry.specs();
+        let has = |schema: &SectionSchema, name: &str| schema.keys.iter().any(|key| key.flag == Some(name));
+        self.given
+            .iter()
+            .filter_map(|(name, _)| {
+                let owner = specs.iter().find(|spec| has(spec.section, name))?;
+                let used = GENERIC.iter().any(|schema| has(schema, name))
+                    || specs
+                        .iter()
+                        .any(|spec| spec.answers_to(selected) && has(spec.section, name));
+                (!used).then_some((name, owner.name))
+            })
+            .collect()
     }
 
     fn schemas(&self) -> Vec<&'static SectionSchema> {

@@ -60,6 +60,10 @@ fn argument(key: &'static KeySchema, flag: &'static str, spec: &'static Provider
     match key.kind {
         Kind::Boolean => crate::grammar::boolean(argument),
         Kind::List => argument.action(ArgAction::Append).value_name("LIST"),
+        Kind::Choice(choices) => {
+            let names: Vec<_> = choices.iter().map(|choice| choice.name).collect();
+            argument.action(ArgAction::Set).value_name(names.join("|"))
+        }
         kind => argument.action(ArgAction::Set).value_name(value_name(kind)),
     }
 }

@@ -178,6 +178,9 @@ struct OutputFlags {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum StopWhen {
+    /// If this run created it and nothing asks to keep it.
+    #[value(alias = "")]
+    Auto,
     Success,
     Always,
     Failure,
@@ -187,6 +190,7 @@ enum StopWhen {
 impl From<StopWhen> for StopAfter {
     fn from(when: StopWhen) -> Self {
         match when {
+            StopWhen::Auto => Self::Auto,
             StopWhen::Success => Self::Success,
             StopWhen::Always => Self::Always,
             StopWhen::Failure => Self::Failure,

@@ -240,7 +240,7 @@ fn a_lease_of_another_checkout_is_refused_until_it_is_taken_over() {
 #[test]
 fn an_expired_lease_is_refused_and_cleaned_up() {
     let env = checkout();
-    succeeded(env.run(["warmup", "--slug", "old", "--ttl", "1s"]));
+    succeeded(env.run(["warmup", "--slug", "old", "--ttl", "2s"]));
     let mut last = None;
     // The box ends by itself, a moment after its time.
     for _ in 0..200 {
