@@ -112,7 +112,11 @@ impl Engine {
             fail_files: sync.fail_files,
             fail_bytes: sync.fail_bytes,
         };
-        let scope = if whole { Scope::Candidate } else { Scope::of(&look.manifest) };
+        let scope = if whole {
+            Scope::Candidate
+        } else {
+            Scope::of(&look.manifest)
+        };
         let guardrail = Guardrail::new(&look.manifest, scope, limits, force_large || sync.allow_large);
         for line in guardrail.lines() {
             self.info(line);

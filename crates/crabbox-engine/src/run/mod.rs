@@ -5,7 +5,9 @@
 
 mod collect;
 mod command;
+mod explain;
 mod finish;
+mod forwarding;
 mod output;
 mod plan;
 mod preflight;
@@ -62,7 +64,9 @@ impl Engine {
         let begun = self.monotonic();
         let mut plan = self.plan_run(request)?;
         let look = match plan.sync {
-            Some(_) => Some(Arc::new(self.look_at(&plan.checkout, plan.force_large, plan.whole).await?)),
+            Some(_) => Some(Arc::new(
+                self.look_at(&plan.checkout, plan.force_large, plan.whole).await?,
+            )),
             None => None,
         };
         if let (Some(look), Choice::New { plan: lease_plan, .. }) = (&look, &plan.choice)
