@@ -134,14 +134,18 @@ fn machine(directory: &Path, id: &str, record: BoxRecord, now: Timestamp) -> Mac
         } else {
             (MachineState::Failed, Some("its supervisor has ended"))
         }
+    } else if let Some(first) = run.first.filter(|_| !run.broken) {
+        if !is_alive(first) {
+            (MachineState::Failed, Some("its processes have ended"))
+        } else if run.paused {
+            (MachineState::Paused, None)
+        } else {
+            (MachineState::Ready, None)
+        }
     } else if run.broken {
         (MachineState::Failed, Some("its processes have ended"))
-    } else if run.paused {
-        (MachineState::Paused, None)
-    } else if run.first.is_none() {
-        (MachineState::Provisioning, None)
     } else {
-        (MachineState::Ready, None)
+        (MachineState::Provisioning, None)
     };
     let mut machine = Machine::new(SPEC.name, ResourceId::new(id), record.labels, SPEC.targets[0]);
     machine.name = record.name;
@@ -155,6 +159,16 @@ fn machine(directory: &Path, id: &str, record: BoxRecord, now: Timestamp) -> Mac
         machine.metadata.insert("fault".into(), fault.into());
     }
     machine
+}
+
+#[cfg(target_os = "linux")]
+fn is_alive(process: store::ProcessRecord) -> bool {
+    crate::linux::is_alive(process)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn is_alive(_process: store::ProcessRecord) -> bool {
+    false
 }
 
 fn architecture() -> &'static str {

@@ -250,6 +250,7 @@ fn owner(stat: &Stat) -> (Option<rustix::fs::Uid>, Option<rustix::fs::Gid>) {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "files of a test need no care")]
 mod tests {
     use super::*;
     use std::fs;
@@ -265,7 +266,7 @@ mod tests {
         fs::write(tree.join("locked/below/file"), "x").unwrap();
         symlink(&outside, tree.join("link")).unwrap();
         symlink(root.path(), tree.join("up")).unwrap();
-        fs::set_permissions(tree.join("locked/below"), fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(tree.join("locked/below"), fs::Permissions::from_mode(0o000)).unwrap();
         fs::set_permissions(tree.join("locked"), fs::Permissions::from_mode(0o500)).unwrap();
         let mut at = rustix::fs::open(&tree, OFlags::PATH, Mode::empty()).unwrap();
         for _ in 0..500 {

@@ -64,9 +64,8 @@ pub(super) fn run(setup: &Setup<'_>) -> ! {
         let _ = rustix::io::write(setup.supervisor, &text);
         sys::exit_now(1);
     }
-    let signals = match sys::child_signals() {
-        Ok(signals) => signals,
-        Err(_) => sys::exit_now(1),
+    let Ok(signals) = sys::child_signals() else {
+        sys::exit_now(1)
     };
     let _ = rustix::io::write(setup.supervisor, &[word::READY]);
     let mut agent = Agent {

@@ -35,7 +35,7 @@ const AFTERMATH: Duration = Duration::from_secs(2);
 const IMPATIENCE: Duration = Duration::from_secs(1);
 
 /// Longest wait for a supervisor that has to stop processes and unmount.
-const STOP_PATIENCE: Duration = Duration::from_secs(20);
+const STOP_PATIENCE: Duration = Duration::from_secs(10);
 
 const CHUNK: usize = 64 * 1024;
 

@@ -23,6 +23,12 @@ fn start_in(stat: &str) -> Option<u64> {
     rest.split(' ').nth(19)?.parse().ok()
 }
 
+/// Whether a process lives. One that has ended and is only waited for does not.
+pub(crate) fn is_alive(record: ProcessRecord) -> bool {
+    fs::read_to_string(format!("/proc/{}/stat", record.pid))
+        .is_ok_and(|stat| start_in(&stat) == Some(record.start) && !stat.contains(") Z "))
+}
+
 /// Ends a process, unless its id belongs to another by now, and waits; whether it has ended.
 pub(super) fn end(record: ProcessRecord, patience: Duration) -> bool {
     let Some(pid) = Pid::from_raw(record.pid) else {

@@ -1,5 +1,5 @@
 //! A state directory of its own, a connected backend, and the engine's part in short.
-#![allow(dead_code, reason = "each test file uses its own share")]
+#![allow(dead_code, clippy::allow_attributes, reason = "each test file uses its own share")]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -79,7 +79,9 @@ impl Default for Wish {
 
 pub(crate) fn helper() -> PathBuf {
     // The tests may run as another user, who cannot reach the build directory.
-    std::env::var_os("CRABBOX_TEST_HELPER").map_or_else(
+    #[expect(clippy::disallowed_methods, reason = "the parent test says where the copy is")]
+    let copy = std::env::var_os("CRABBOX_TEST_HELPER");
+    copy.map_or_else(
         || PathBuf::from(env!("CARGO_BIN_EXE_crabbox-local-helper")),
         PathBuf::from,
     )
@@ -116,7 +118,7 @@ impl World {
         let mut journal = Noted::default();
         let request = request(wish);
         let machine = self.backend.delegated().unwrap().create(&request, &mut journal).await?;
-        assert_eq!(journal.0, [machine.resource.clone()]);
+        assert_eq!(journal.0, std::slice::from_ref(&machine.resource));
         Ok(machine)
     }
 
@@ -242,4 +244,51 @@ pub(crate) async fn eventually(mut holds: impl FnMut() -> bool) -> bool {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     false
+}
+
+/// Runs every test of the calling test executable again as an ordinary user, who owns nothing but a temporary directory.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a child with another user, which no runner offers"
+)]
+pub(crate) fn again_as_ordinary_user() {
+    use std::os::unix::fs::{PermissionsExt as _, chown};
+    use std::os::unix::process::CommandExt as _;
+    const ORDINARY: u32 = 64_123;
+    if !rustix::process::geteuid().is_root() {
+        // Then all the other tests are run by an ordinary user already.
+        return;
+    }
+    let place = tempfile::Builder::new().prefix("cbx-user-").tempdir_in("/tmp").unwrap();
+    let open = |path: &Path| std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    open(place.path());
+    let (tests, supervisor, own) = (
+        place.path().join("tests"),
+        place.path().join("helper"),
+        place.path().join("own"),
+    );
+    std::fs::copy(std::env::current_exe().unwrap(), &tests).unwrap();
+    std::fs::copy(helper(), &supervisor).unwrap();
+    std::fs::create_dir(&own).unwrap();
+    chown(&own, Some(ORDINARY), Some(ORDINARY)).unwrap();
+    for path in [&tests, &supervisor] {
+        open(path);
+    }
+    let output = std::process::Command::new(&tests)
+        .args(["--skip", "ordinary_user", "--test-threads", "2"])
+        .env_clear()
+        .env("PATH", "/usr/local/bin:/usr/bin:/bin")
+        .env("CRABBOX_TEST_HELPER", &supervisor)
+        .env("TMPDIR", &own)
+        .current_dir(&own)
+        .uid(ORDINARY)
+        .gid(ORDINARY)
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}\n{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
