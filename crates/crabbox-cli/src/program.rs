@@ -78,7 +78,7 @@ fn run(arguments: &[OsString], environment: Environment) -> u8 {
         );
         return ending::conclude(result, early_format(&normalized), &output);
     }
-    if normalized.stopped_at_group && !has_words(&normalized) {
+    if normalized.group && !normalized.unknown {
         return missing_command(raw, &normalized, &environment);
     }
     let program = std::iter::once(OsString::from("crabbox"));
@@ -138,20 +138,6 @@ fn tree(registry: &Registry, selected: &str) -> Command {
     provider_flags::add(Cli::command(), &registry.specs(), selected)
 }
 
-/// Whether anything but flags of the program itself was written.
-fn has_words(normalized: &Normalized) -> bool {
-    normalized.args.len() > normalized.path.len()
-        && normalized.args.iter().any(|word| {
-            let known = normalized.path.iter().any(|name| word == name.as_str());
-            !known && !is_global(word)
-        })
-}
-
-fn is_global(word: &OsString) -> bool {
-    let text = word.to_string_lossy();
-    text == "--quiet" || text.starts_with("--quiet=") || text.starts_with("--error-format=")
-}
-
 /// The form of errors before clap has accepted the arguments.
 fn early_format(normalized: &Normalized) -> ErrorFormat {
     let own = normalized.args.iter().take_while(|word| *word != "--");
@@ -173,7 +159,7 @@ fn selected_for_help(normalized: &Normalized, environment: &Environment) -> Opti
 }
 
 fn help(tree: Command, normalized: &Normalized, output: &Output) -> anyhow::Result<Ending> {
-    if normalized.stopped_at_group && has_words(normalized) {
+    if normalized.group && normalized.unknown {
         let parser = for_parsing(tree);
         let program = std::iter::once(OsString::from("crabbox"));
         let refusal = parser

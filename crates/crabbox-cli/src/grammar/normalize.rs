@@ -10,13 +10,15 @@ use super::shape::is_boolean;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Normalized {
     /// Arguments after the program's name.
-    pub args: Vec<OsString>,
+    pub(crate) args: Vec<OsString>,
     /// Names of the command and its groups, aliases resolved. Empty for the program itself.
-    pub path: Vec<String>,
+    pub(crate) path: Vec<String>,
     /// Help was asked for: `help …`, `… help`, `--help` or `-h`.
-    pub help: bool,
+    pub(crate) help: bool,
     /// The path ends at a group, which does nothing by itself.
-    pub stopped_at_group: bool,
+    pub(crate) group: bool,
+    /// Something after the path is no command or flag of the group.
+    pub(crate) unknown: bool,
 }
 
 /// Rewrites arguments.
@@ -62,7 +64,7 @@ impl<'a> Reader<'a> {
                 break;
             }
         }
-        self.done.stopped_at_group = self.leaf.has_subcommands() && self.leaf.is_subcommand_required_set();
+        self.done.group = self.leaf.has_subcommands() && self.leaf.is_subcommand_required_set();
         self.done
     }
 
@@ -84,6 +86,7 @@ impl<'a> Reader<'a> {
         }
         let Some(argument) = self.lookup(flag) else {
             // Clap names it in its refusal, always with two dashes.
+            self.done.unknown = true;
             let unknown = if flag.name.chars().count() > 1 {
                 flag.long()
             } else {
@@ -121,6 +124,7 @@ impl<'a> Reader<'a> {
                 return true;
             }
             let Some(child) = text.and_then(|text| self.leaf.find_subcommand(text)) else {
+                self.done.unknown = true;
                 self.done.args.push(token.clone());
                 self.done.args.extend_from_slice(self.rest);
                 return false;

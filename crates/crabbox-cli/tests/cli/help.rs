@@ -18,6 +18,8 @@ fn every_path() -> Vec<Vec<String>> {
     found
 }
 
+// The flags of providers are part of the help.
+#[cfg(feature = "provider-local")]
 #[test]
 fn the_help_of_every_command_is_on_standard_output() {
     let env = TestEnv::new();

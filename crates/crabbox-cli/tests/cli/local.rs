@@ -256,6 +256,16 @@ fn an_expired_lease_is_refused_and_cleaned_up() {
     assert!([4, 5].contains(&refused.code), "{}", refused.shown());
     assert!(refused.stderr.contains("hint: "), "{}", refused.stderr);
     succeeded(env.run(["cleanup"]));
+    // What ended the box tidies up on its own.
+    let boxes = env.state().join("local/boxes");
+    for _ in 0..100 {
+        if fs::read_dir(&boxes).map_or(0, Iterator::count) == 0
+            && processes(&env.home().display().to_string()).is_empty()
+        {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
     nothing_left(&env);
 }
 
@@ -292,7 +302,7 @@ fn a_checkpoint_is_forked_into_boxes_that_do_not_see_each_other() {
             "{}",
             fork.shown()
         );
-        assert!(fork.stdout.contains(&format!(" index={index}/3 ")), "{}", fork.shown());
+        assert!(fork.stdout.contains(&format!(" index={index}/3\n")), "{}", fork.shown());
     }
     let lines = fork.stdout.lines().filter(|line| line.starts_with('[')).count();
     assert_eq!(lines, 6, "{}", fork.shown());
@@ -354,4 +364,124 @@ fn interrupt(process: u32) {
         .status()
         .unwrap();
     assert!(status.success());
+}
+
+#[test]
+fn a_second_signal_ends_the_process_at_once_and_cleanup_gives_the_box_back() {
+    use std::io::{BufRead as _, BufReader};
+    use std::os::unix::process::ExitStatusExt as _;
+
+    let env = checkout();
+    // A command that does not care makes the orderly end take its time.
+    let script = "trap '' INT TERM; echo started; while :; do sleep 1; done";
+    let mut child = env.command(["run", "--", "sh", "-c", script]).spawn().unwrap();
+    let mut output = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    output.read_line(&mut line).unwrap();
+    assert_eq!(line, "started\n");
+    interrupt(child.id());
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    interrupt(child.id());
+    let status = child.wait().unwrap();
+    assert_eq!(status.signal(), Some(2), "{status:?}");
+    let cleaned = succeeded(env.run(["cleanup"]));
+    assert!(cleaned.stdout.starts_with("delete server="), "{}", cleaned.stdout);
+    nothing_left(&env);
+}
+
+#[test]
+fn a_reader_that_goes_away_ends_the_run_and_gives_the_box_back() {
+    use std::io::{BufRead as _, BufReader};
+
+    let env = checkout();
+    let mut child = env
+        .command(["run", "--quiet", "--", "sh", "-c", "while :; do echo y; done"])
+        .spawn()
+        .unwrap();
+    let mut output = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    output.read_line(&mut line).unwrap();
+    assert_eq!(line, "y\n");
+    drop(output);
+    assert_eq!(child.wait().unwrap().code(), Some(141));
+    nothing_left(&env);
+}
+
+#[test]
+fn flags_of_the_selected_provider_reach_it() {
+    let env = checkout();
+    let script = "cat /proc/net/route | wc -l";
+    let open = succeeded(env.run(["run", "--local-network", "host", "--", "sh", "-c", script]));
+    let closed = succeeded(env.run(["run", "-local-network=none", "--", "sh", "-c", script]));
+    assert_eq!(closed.stdout.trim(), "1", "{}", open.shown());
+    let refused = env.run(["run", "--local-network", "sometimes", "--", "true"]);
+    assert_eq!(refused.code, 2, "{}", refused.shown());
+    assert!(refused.stderr.contains("--local-network"), "{}", refused.stderr);
+}
+
+#[test]
+fn outputs_are_private_files_of_this_machine() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let env = checkout();
+    fs::create_dir(env.work().join("out")).unwrap();
+    let args = [
+        "run",
+        "--keep",
+        "--lease-output",
+        "out/lease.json",
+        "--capture-stdout",
+        "out/stdout.txt",
+        "--download",
+        "made.txt=out/made.txt",
+        "--timing-record",
+        "default",
+        "--",
+        "sh",
+        "-c",
+        "echo captured; echo made > made.txt",
+    ];
+    let finished = succeeded(env.run(args));
+    assert_eq!(finished.stdout, "");
+    let read = |name: &str| fs::read_to_string(env.work().join("out").join(name)).unwrap();
+    assert_eq!(
+        (read("stdout.txt").as_str(), read("made.txt").as_str()),
+        ("captured\n", "made\n")
+    );
+    let handle: serde_json::Value = serde_json::from_str(&read("lease.json")).unwrap();
+    for name in ["stdout.txt", "made.txt"] {
+        let mode = fs::metadata(env.work().join("out").join(name))
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o600, "{name}");
+    }
+    assert_eq!(
+        fs::read_to_string(env.state().join("timings.jsonl"))
+            .unwrap()
+            .lines()
+            .count(),
+        1
+    );
+    succeeded(env.run(["stop", handle["leaseId"].as_str().unwrap()]));
+    nothing_left(&env);
+}
+
+#[test]
+fn scripts_and_shell_lines_run() {
+    let env = checkout();
+    let shell = succeeded(env.run(["run", "--quiet", "--shell", "echo", "$((1+2))", "&&", "cat", "new.txt"]));
+    assert_eq!(shell.stdout, "3\nnew\n");
+    env.write("script.sh", "#!/bin/sh\necho \"script $1\"\n");
+    let script = succeeded(env.run(["run", "--quiet", "--script", "script.sh", "--", "one"]));
+    assert_eq!(script.stdout, "script one\n");
+    let stdin = succeeded(env.run_with(["run", "--quiet", "--script-stdin"], "echo from stdin\n"));
+    assert_eq!(stdin.stdout, "from stdin\n");
+    let synced = succeeded(env.run(["run", "--quiet", "--sync-only"]));
+    assert!(
+        synced.stdout.starts_with("synced /work/crabbox/cbx_"),
+        "{}",
+        synced.stdout
+    );
+    nothing_left(&env);
 }

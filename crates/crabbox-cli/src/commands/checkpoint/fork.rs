@@ -65,6 +65,9 @@ pub(super) async fn run(args: ForkArgs, session: &Session) -> anyhow::Result<End
         session
             .output
             .line(line(checkpoint.as_str(), outcome, (count, args.keep, args.dry_run)))?;
+        if let Some(command) = command_line(outcome, count) {
+            session.output.info(&command);
+        }
     }
     conclude(outcomes, session)
 }
@@ -95,34 +98,44 @@ fn conclude(outcomes: Vec<ForkOutcome>, session: &Session) -> anyhow::Result<End
     Ok(Ending::of_command(common, None))
 }
 
+/// What ran, and how it ended, for people.
+fn command_line(outcome: &ForkOutcome, count: usize) -> Option<String> {
+    let lease = outcome.lease.as_ref()?;
+    let exit = outcome.exit_code?;
+    Some(format!(
+        "checkpoint fork command lease={} slug={} index={}/{count} exit={exit} command=\"{}\"",
+        lease.lease,
+        value(lease.slug.as_ref().map_or("", |slug| slug.as_str())),
+        outcome.index,
+        escape(&outcome.command),
+    ))
+}
+
 fn line(checkpoint: &str, outcome: &ForkOutcome, (count, keep, dry_run): (usize, bool, bool)) -> String {
     let index = if count > 1 {
         format!(" index={}/{count}", outcome.index)
     } else {
         String::new()
     };
-    let command = if outcome.command.is_empty() {
-        String::new()
-    } else {
-        format!(" command=\"{}\"", escape(&outcome.command))
-    };
+    let lease = outcome.lease.as_ref();
     if dry_run {
+        let command = if outcome.command.is_empty() {
+            String::new()
+        } else {
+            format!(" command=\"{}\"", escape(&outcome.command))
+        };
         return format!("would fork checkpoint id={checkpoint} keep={keep}{index}{command}");
     }
-    let exit = outcome
-        .exit_code
-        .map(|code| format!(" exit={code}"))
-        .unwrap_or_default();
-    match (&outcome.lease, &outcome.error) {
+    match (lease, &outcome.error) {
         (Some(lease), None) => format!(
-            "checkpoint forked id={checkpoint} lease={} slug={} workdir={}{index}{command}{exit}",
+            "checkpoint forked id={checkpoint} lease={} slug={} workdir={}{index}",
             lease.lease,
             value(lease.slug.as_ref().map_or("", |slug| slug.as_str())),
             value(&outcome.workdir),
         ),
-        (lease, _) => format!(
+        _ => format!(
             "checkpoint fork failed id={checkpoint} lease={}{index}",
-            lease.as_ref().map_or("-", |lease| lease.lease.as_str())
+            lease.map_or("-", |lease| lease.lease.as_str())
         ),
     }
 }
