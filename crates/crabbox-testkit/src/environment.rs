@@ -6,7 +6,7 @@ use std::fmt;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,7 @@ use rustix::process::{Pid, Signal};
 use tempfile::TempDir;
 
 use crate::leaks::LeakGuard;
+use crate::processes::contains;
 use crate::snapshot::Normaliser;
 
 /// Where programs are found in tests.
@@ -228,8 +229,8 @@ impl Invocation {
             // A command need not read its input.
             let _written = stdin.write_all(&content);
         });
-        let stdout = drain(child.stdout.take().expect("it was asked for"));
-        let stderr = drain(child.stderr.take().expect("it was asked for"));
+        let stdout = Drained::of(child.stdout.take().expect("it was asked for"));
+        let stderr = Drained::of(child.stderr.take().expect("it was asked for"));
         let line = self
             .args
             .iter()
@@ -238,20 +239,50 @@ impl Invocation {
             .join(" ");
         Running {
             child,
-            stdout: Some(stdout),
-            stderr: Some(stderr),
+            stdout,
+            stderr,
             line,
         }
     }
 }
 
-fn drain(mut stream: impl std::io::Read + Send + 'static) -> JoinHandle<Vec<u8>> {
-    std::thread::spawn(move || {
-        let mut content = Vec::new();
-        // What was read before a failure is still worth showing.
-        let _read = stream.read_to_end(&mut content);
-        content
-    })
+/// A stream that a thread reads to its end.
+#[derive(Debug)]
+struct Drained {
+    content: Arc<Mutex<Vec<u8>>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drained {
+    fn of(mut stream: impl std::io::Read + Send + 'static) -> Self {
+        let content = Arc::new(Mutex::new(Vec::new()));
+        let shared = Arc::clone(&content);
+        let thread = std::thread::spawn(move || {
+            let mut chunk = vec![0; 64 * 1024];
+            // What was read before a failure is still worth showing.
+            while let Ok(length @ 1..) = stream.read(&mut chunk) {
+                shared
+                    .lock()
+                    .expect("nobody panics while holding it")
+                    .extend_from_slice(&chunk[..length]);
+            }
+        });
+        Self {
+            content,
+            thread: Some(thread),
+        }
+    }
+
+    fn so_far(&self) -> Vec<u8> {
+        self.content.lock().expect("nobody panics while holding it").clone()
+    }
+
+    fn finish(&mut self) -> Vec<u8> {
+        if let Some(thread) = self.thread.take() {
+            thread.join().expect("reading does not panic");
+        }
+        self.so_far()
+    }
 }
 
 /// A command that was started. Dropping it kills its process group.
@@ -259,8 +290,8 @@ fn drain(mut stream: impl std::io::Read + Send + 'static) -> JoinHandle<Vec<u8>>
 #[must_use = "a command that nobody waits for is killed"]
 pub struct Running {
     child: Child,
-    stdout: Option<JoinHandle<Vec<u8>>>,
-    stderr: Option<JoinHandle<Vec<u8>>>,
+    stdout: Drained,
+    stderr: Drained,
     line: String,
 }
 
@@ -276,6 +307,22 @@ impl Running {
     /// When it has been waited for.
     pub fn signal(&self, signal: Signal) {
         rustix::process::kill_process(self.leader(), signal).expect("the command has not been waited for");
+    }
+
+    /// Waits until its standard output holds a text.
+    ///
+    /// # Panics
+    /// When it ends, or thirty seconds pass, without.
+    pub fn until_stdout(&mut self, text: &str) {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !contains(&self.stdout.so_far(), text.as_bytes()) {
+            let ended = self.child.try_wait().expect("a child can be waited for");
+            if let Some(status) = ended.or_else(|| (Instant::now() > deadline).then(ExitStatus::default)) {
+                let finished = self.collect_early(status);
+                panic!("{text:?} never came\n{finished}");
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
     }
 
     /// Waits for its end.
@@ -305,16 +352,21 @@ impl Running {
         self.collect(status)
     }
 
-    fn collect(&mut self, status: ExitStatus) -> Finished {
-        let text = |stream: Option<JoinHandle<Vec<u8>>>| {
-            stream
-                .map(|stream| stream.join().expect("reading does not panic"))
-                .unwrap_or_default()
-        };
+    fn collect_early(&self, status: ExitStatus) -> Finished {
+        let (stdout, stderr) = (self.stdout.so_far(), self.stderr.so_far());
         Finished {
             status,
-            stdout: text(self.stdout.take()),
-            stderr: text(self.stderr.take()),
+            stdout,
+            stderr,
+            line: self.line.clone(),
+        }
+    }
+
+    fn collect(&mut self, status: ExitStatus) -> Finished {
+        Finished {
+            status,
+            stdout: self.stdout.finish(),
+            stderr: self.stderr.finish(),
             line: self.line.clone(),
         }
     }

@@ -207,7 +207,6 @@ mod tests {
     }
 
     #[test]
-    #[expect(clippy::zombie_processes, reason = "it is waited for after it was killed")]
     fn processes_are_found_with_their_descendants() {
         let root = tempfile::tempdir().unwrap();
         let guard = guard(root.path());

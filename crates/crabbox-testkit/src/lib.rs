@@ -2,6 +2,8 @@
 //!
 //! - [`behaviour`]: one list of behaviours of the contract, each a public function over a [`Fixture`](behaviour::Fixture), so
 //!   that a provider outside this tree can run it too. [`delegated_behaviour!`] makes one test of each.
+//! - [`program`]: what a person does with the built executable, from the first run to the last cleanup.
+//!   [`program_behaviour!`] makes one test of each.
 //! - [`TestEnv`]: the built executable in an empty environment with a home of its own.
 //! - [`LeakGuard`] and [`SecretScan`]: nothing is left behind, and nothing secret is seen.
 //! - [`Repository`]: checkouts to sync.
@@ -12,6 +14,7 @@ pub mod behaviour;
 mod environment;
 mod leaks;
 pub mod processes;
+pub mod program;
 mod repository;
 mod secrets;
 mod snapshot;

@@ -46,7 +46,7 @@ mod defects {
         waits_for_stdin: WaitsForStdin in "unread_input_blocks_nothing",
         cancel_ends_leader_only: CancelEndsLeaderOnly in "cancelling_ends_the_whole_tree",
         cancel_polite_only: CancelPoliteOnly in "cancelling_ends_the_stubborn",
-        cancel_too_late: CancelTooLate in "a_cancelled_request_starts_nothing",
+        cancel_ignored: CancelIgnored in "a_cancelled_request_starts_nothing",
         pause_forgotten: PauseForgotten in "pausing_stops_everything",
         mode_lost: ModeLost in "uploads_arrive_with_their_mode",
         downloads_anything: DownloadsAnything in "downloads_bring_regular_files_only",

@@ -26,6 +26,27 @@ pub async fn exit_codes_are_data(fixture: &dyn Fixture) {
     .await;
 }
 
+/// A command is started once, whatever its end looks like.
+pub async fn commands_are_started_once(fixture: &dyn Fixture) {
+    Bench::with(fixture, async |bench| {
+        let boxed = bench.create().await;
+        let workspace = bench.make_workspace(&boxed).await;
+        for (name, end) in [
+            ("ok", "exit 0"),
+            ("lost", "exit 255"),
+            ("missing", "exit 127"),
+            ("killed", "kill -KILL $$"),
+        ] {
+            let mark = workspace.join(name).expect("the name is plain");
+            let script = format!("echo started >> \"$1\"; {end}");
+            bench.script(&boxed, &script, [mark.as_str()]).await;
+            let starts = bench.script(&boxed, "cat \"$1\"", [mark.as_str()]).await.ok();
+            assert_eq!(starts, "started\n", "{end}");
+        }
+    })
+    .await;
+}
+
 /// The end by a signal is 128 and the signal's number.
 pub async fn signals_are_data(fixture: &dyn Fixture) {
     Bench::with(fixture, async |bench| {

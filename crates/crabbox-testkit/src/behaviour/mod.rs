@@ -40,10 +40,10 @@ pub use checkpoints::{
     forks_are_isolated, restoring_discards_what_came_after, unknown_checkpoints_are_refused,
 };
 pub use commands::{
-    arguments_arrive_untouched, big_output_needs_little_memory, commands_run_at_the_same_time, exit_codes_are_data,
-    input_arrives, missing_directories_are_errors, output_comes_as_it_is_written, programs_that_do_not_exist_are_data,
-    signals_are_data, slow_readers_slow_the_command, streams_stay_apart, unread_input_blocks_nothing,
-    variables_arrive_untouched,
+    arguments_arrive_untouched, big_output_needs_little_memory, commands_are_started_once,
+    commands_run_at_the_same_time, exit_codes_are_data, input_arrives, missing_directories_are_errors,
+    output_comes_as_it_is_written, programs_that_do_not_exist_are_data, signals_are_data,
+    slow_readers_slow_the_command, streams_stay_apart, unread_input_blocks_nothing, variables_arrive_untouched,
 };
 pub use endings::{
     a_cancelled_request_starts_nothing, a_failing_sink_ends_the_command, cancelling_ends_the_stubborn,
@@ -198,6 +198,7 @@ macro_rules! __delegated_cases {
             cancelled_creates_leave_nothing_unknown [],
             a_failing_journal_leaves_nothing_unknown [],
             exit_codes_are_data [],
+            commands_are_started_once [],
             signals_are_data [],
             programs_that_do_not_exist_are_data [],
             arguments_arrive_untouched [],

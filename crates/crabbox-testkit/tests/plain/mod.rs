@@ -47,7 +47,7 @@ pub(crate) enum Defect {
     WaitsForStdin,
     CancelEndsLeaderOnly,
     CancelPoliteOnly,
-    CancelTooLate,
+    CancelIgnored,
     PauseForgotten,
     ModeLost,
     DownloadsAnything,

@@ -20,7 +20,7 @@ pub(super) async fn run(
     request: ExecRequest,
     output: &mut dyn OutputSink,
 ) -> Result<ExecStatus> {
-    if request.cancel.is_cancelled() && !boxes.is(Defect::CancelTooLate) {
+    if request.cancel.is_cancelled() && !boxes.is(Defect::CancelIgnored) {
         return Err(Error::cancelled("cancelled before it began"));
     }
     let directory = request
@@ -77,7 +77,7 @@ pub(super) async fn run(
     let result = loop {
         let chunk = tokio::select! {
             biased;
-            () = request.cancel.cancelled() => break Err(Error::cancelled("cancelled")),
+            () = request.cancel.cancelled(), if !boxes.is(Defect::CancelIgnored) => break Err(Error::cancelled("cancelled")),
             () = &mut deadline => break Err(Error::cancelled("time has run out")),
             chunk = read(&mut stdout), if stdout.is_some() => (OutputStream::Stdout, chunk),
             chunk = read(&mut stderr), if stderr.is_some() => (OutputStream::Stderr, chunk),
