@@ -12,6 +12,7 @@
 
 pub mod behaviour;
 mod environment;
+mod invocation;
 mod leaks;
 pub mod processes;
 pub mod program;
@@ -22,7 +23,8 @@ mod snapshot;
 #[doc(hidden)]
 pub use insta;
 
-pub use environment::{Finished, Invocation, Running, TestEnv, runtime};
+pub use environment::{TestEnv, runtime};
+pub use invocation::{Finished, Invocation, Running};
 pub use leaks::LeakGuard;
 pub use repository::Repository;
 pub use secrets::SecretScan;

@@ -34,6 +34,9 @@ macro_rules! program_behaviour {
             times_are_the_last_line,
             ten_forks_run_at_the_same_time,
             runs_at_the_same_time_do_not_meet,
+            one_slug_names_one_box,
+            a_sweep_leaves_a_run_alone,
+            stopping_the_box_ends_its_run,
             input_reaches_scripts,
             bad_requests_create_nothing,
             secrets_stay_here,
@@ -388,6 +391,59 @@ pub fn runs_at_the_same_time_do_not_meet(program: &Program) {
         let finished = running.wait().expect_code(index);
         assert_eq!(finished.stdout(), format!("{index}\n"), "{finished}");
     }
+    desk.assert_clean();
+}
+
+/// Four people ask for one name at once: one gets it, the others are refused and nothing of theirs is left.
+pub fn one_slug_names_one_box(program: &Program) {
+    let desk = Desk::new(program);
+    let start = |_| {
+        let invocation = desk.environment.command(["warmup", "--slug", "wanted"]);
+        invocation.dir(desk.repository.root()).start()
+    };
+    let running: Vec<_> = (0..4).map(start).collect();
+    let finished: Vec<Finished> = running.into_iter().map(crate::Running::wait).collect();
+    let (won, lost): (Vec<_>, Vec<_>) = finished.iter().partition(|finished| finished.code() == Some(0));
+    assert_eq!(won.len(), 1, "{finished:#?}");
+    for refused in lost {
+        assert!(
+            refused.code().is_some() && refused.stderr().contains("wanted"),
+            "{refused}"
+        );
+    }
+    assert_eq!(desk.leases().len(), 1);
+    let _stopped = desk.run(["stop", "wanted"]).expect_success();
+    desk.assert_clean();
+}
+
+/// A sweep takes nothing from a run that goes on beside it.
+pub fn a_sweep_leaves_a_run_alone(program: &Program) {
+    let desk = Desk::new(program);
+    let script = "echo ready; i=0; while [ $i -lt 100 ]; do test -e README.md || exit 1; i=$((i+1)); sleep 0.01; done; echo done";
+    let command = desk.environment.command(["run", "--", "sh", "-c", script]);
+    let mut running = command.dir(desk.repository.root()).start();
+    running.until_stdout("ready\n");
+    for _ in 0..3 {
+        let swept = desk.run(["cleanup"]).expect_success();
+        assert_eq!(desk.leases().len(), 1, "{swept}");
+    }
+    let finished = running.wait().expect_success();
+    assert_eq!(finished.stdout(), "ready\ndone\n");
+    desk.assert_clean();
+}
+
+/// Whose box is stopped by somebody else ends at once and says so.
+pub fn stopping_the_box_ends_its_run(program: &Program) {
+    let desk = Desk::new(program);
+    let command = desk
+        .environment
+        .command(["run", "--", "sh", "-c", "echo ready; sleep 1000"]);
+    let mut running = command.dir(desk.repository.root()).start();
+    running.until_stdout("ready\n");
+    let lease = desk.leases().pop().expect("the run has a box");
+    let _stopped = desk.run(["stop", &lease]).expect_success();
+    let finished = running.wait();
+    assert!(finished.code().is_some_and(|code| code != 0), "{finished}");
     desk.assert_clean();
 }
 
