@@ -2,10 +2,11 @@
 
 use std::ffi::OsString;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{ArgMatches, Command, CommandFactory as _, FromArgMatches as _, Parser};
 use crabbox_core::runtime::Environment;
-use crabbox_core::{Error, IntoError as _};
+use crabbox_core::{Error, ErrorKind, IntoError as _, Result};
 use crabbox_engine::Registry;
 use tokio_util::sync::CancellationToken;
 
@@ -65,64 +66,51 @@ pub fn main_with(arguments: Vec<OsString>, environment: Environment) -> ExitCode
 
 fn run(arguments: &[OsString], environment: Environment) -> u8 {
     let registry = registry();
-    let raw = tree(&registry, EMBEDDED_PROVIDER);
-    let parser = for_parsing(raw.clone());
+    let declared = tree(&registry, EMBEDDED_PROVIDER);
+    let parser = for_parsing(declared.clone());
     let normalized = normalize(&parser, arguments);
     if normalized.help {
         let output = Output::new(&environment, false);
         let selected = selected_for_help(&normalized, &environment);
-        let result = help(
-            tree(&registry, selected.as_deref().unwrap_or(EMBEDDED_PROVIDER)),
-            &normalized,
-            &output,
-        );
-        return ending::conclude(result, early_format(&normalized), &output);
+        let shown = tree(&registry, selected.as_deref().unwrap_or(EMBEDDED_PROVIDER));
+        return ending::conclude(help(shown, &normalized, &output), early_format(&normalized), &output);
     }
     if normalized.group && !normalized.unknown {
-        return missing_command(raw, &normalized, &environment);
+        return missing_command(declared, &normalized, &environment);
     }
-    let program = std::iter::once(OsString::from("crabbox"));
-    let parsed = parser
-        .clone()
-        .try_get_matches_from(program.chain(normalized.args.iter().cloned()));
-    let matches = match parsed {
-        Ok(matches) => matches,
-        Err(refusal) => {
+    match parse(&parser, &normalized) {
+        Ok((cli, given)) => execute(cli, given, environment, registry, &normalized.path),
+        Err(error) => {
             let output = Output::new(&environment, false);
-            let error = grammar::usage_error(&refusal, &parser, &normalized.path);
-            return ending::conclude(Err(error.into()), early_format(&normalized), &output);
-        }
-    };
-    let given = GivenFlags::collect(&parser, &matches);
-    match Cli::from_arg_matches(&matches) {
-        Ok(cli) => execute(cli, given, environment, registry, &normalized.path),
-        Err(refusal) => {
-            let output = Output::new(&environment, false);
-            let error = grammar::usage_error(&refusal, &parser, &normalized.path);
             ending::conclude(Err(error.into()), early_format(&normalized), &output)
         }
     }
 }
 
+fn parse(parser: &Command, normalized: &Normalized) -> Result<(Cli, GivenFlags)> {
+    let refused = |refusal: clap::Error| grammar::usage_error(&refusal, parser, &normalized.path);
+    let program = std::iter::once(OsString::from("crabbox"));
+    let arguments = program.chain(normalized.args.iter().cloned());
+    let matches = parser.clone().try_get_matches_from(arguments).map_err(refused)?;
+    let given = GivenFlags::collect(parser, &matches);
+    let cli = Cli::from_arg_matches(&matches).map_err(refused)?;
+    Ok((cli, given))
+}
+
 fn execute(cli: Cli, given: GivenFlags, environment: Environment, registry: Registry, path: &[String]) -> u8 {
-    let output = std::sync::Arc::new(Output::new(&environment, cli.globals.quiet));
+    let output = Arc::new(Output::new(&environment, cli.globals.quiet));
     let format = cli.globals.error_format;
-    let result = session(given, environment, registry, std::sync::Arc::clone(&output))
+    let result = session(given, environment, registry, Arc::clone(&output))
         .map_err(anyhow::Error::from)
         .and_then(|session| commands::dispatch(cli.command, &session))
         .map_err(|failure| ending::with_cure(failure, path));
     ending::conclude(result, format, &output)
 }
 
-fn session(
-    given: GivenFlags,
-    environment: Environment,
-    registry: Registry,
-    output: std::sync::Arc<Output>,
-) -> crabbox_core::Result<Session> {
-    let directory = std::env::current_dir().or_error(crabbox_core::ErrorKind::Usage, || {
-        "working directory cannot be found".to_owned()
-    })?;
+fn session(given: GivenFlags, environment: Environment, registry: Registry, output: Arc<Output>) -> Result<Session> {
+    let directory = std::env::current_dir()
+        .or_error(ErrorKind::Usage, || "working directory cannot be found".to_owned())
+        .map_err(|error| error.with_hint("change into a directory that exists"))?;
     Ok(Session {
         output,
         environment,
@@ -160,15 +148,8 @@ fn selected_for_help(normalized: &Normalized, environment: &Environment) -> Opti
 
 fn help(tree: Command, normalized: &Normalized, output: &Output) -> anyhow::Result<Ending> {
     if normalized.group && normalized.unknown {
-        let parser = for_parsing(tree);
-        let program = std::iter::once(OsString::from("crabbox"));
-        let refusal = parser
-            .clone()
-            .try_get_matches_from(program.chain(normalized.args.iter().cloned()));
-        return match refusal {
-            Err(refusal) => Err(grammar::usage_error(&refusal, &parser, &normalized.path).into()),
-            Ok(_) => Ok(Ending::success()),
-        };
+        parse(&for_parsing(tree), normalized)?;
+        return Ok(Ending::success());
     }
     output.data(rendered_help(tree, &normalized.path).as_bytes())?;
     Ok(Ending::success())

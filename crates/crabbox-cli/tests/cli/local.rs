@@ -485,3 +485,23 @@ fn scripts_and_shell_lines_run() {
     );
     nothing_left(&env);
 }
+
+#[test]
+fn an_interrupted_job_gives_its_box_back() {
+    use std::io::{BufRead as _, BufReader};
+
+    let env = checkout();
+    env.write(
+        ".crabbox.yaml",
+        "jobs:\n  wait:\n    shell: true\n    command: echo started; sleep 600\n",
+    );
+    let mut child = env.command(["job", "run", "wait"]).spawn().unwrap();
+    let mut output = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    output.read_line(&mut line).unwrap();
+    assert_eq!(line, "started\n");
+    interrupt(child.id());
+    let finished = env.finished(child.wait_with_output().unwrap());
+    assert!(![0, -1].contains(&finished.code), "{}", finished.shown());
+    nothing_left(&env);
+}
