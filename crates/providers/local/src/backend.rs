@@ -71,10 +71,15 @@ impl Local {
     #[cfg(target_os = "linux")]
     pub(crate) async fn look_at_host(&self) -> Result<HostFacts> {
         self.store.prepare()?;
+        let drafting = {
+            let store = self.store.clone();
+            blocking(move || store.hold_drafts()).await?
+        };
         let scratch = self.store.draft(&format!("probe-{}", crate::token(6)));
         store::make_private(&scratch)?;
         let facts = client::probe(&self.runtime.executable, &scratch).await;
         let _ = tree::remove(&scratch);
+        drop(drafting);
         facts
     }
 
@@ -436,11 +441,18 @@ impl Lifecycle for Local {
     async fn inspect(&self, binding: &Binding) -> Result<Observed> {
         let (store, now) = (self.store.clone(), self.runtime.clock.now());
         let (resource, lease) = (binding.resource.clone(), binding.lease.clone());
-        let looked = blocking(move || match resource {
-            Some(resource) => boxes::look(&store, &resource.id, now),
-            None => Ok(boxes::list(&store, now)?
-                .into_iter()
-                .find(|machine| machine.labels.get("lease") == Some(lease.as_str()))),
+        let looked = blocking(move || {
+            let id = resource.as_ref().map(|resource| resource.id.as_str());
+            let look = || match id {
+                Some(id) => boxes::look(&store, id, now),
+                None => Ok(boxes::list(&store, now)?
+                    .into_iter()
+                    .find(|machine| machine.labels.get("lease") == Some(lease.as_str()))),
+            };
+            match look()? {
+                None if boxes::clear_remains(&store, id)? => look(),
+                looked => Ok(looked),
+            }
         })
         .await;
         Ok(match looked {

@@ -37,6 +37,7 @@ pub(crate) fn make(store: &Store, new: &NewBox<'_>) -> Result<PathBuf> {
     store.prepare()?;
     let draft = store.draft(new.id);
     let directory = store.directory(new.id)?;
+    let _drafting = store.hold_drafts()?;
     let made = fill(&draft, &directory, new).and_then(|()| {
         fs::rename(&draft, &directory).or_error(ErrorKind::Other, || format!("make {}", directory.display()))
     });
@@ -235,6 +236,31 @@ fn remove(path: &Path) -> Result<()> {
             .with_source(error)
             .with_hint("remove the directory by hand, or try again")
     })
+}
+
+/// Removes what an interrupted making or removal left of a box that is not there: it is not gone as long as that remains.
+/// Returns whether the box is there after all, since somebody was just making it.
+///
+/// # Errors
+/// `Other` when something that is left cannot be removed.
+pub(crate) fn clear_remains(store: &Store, id: Option<&str>) -> Result<bool> {
+    let appeared = || id.map_or(Ok(false), |id| Ok(store.directory(id)?.is_dir()));
+    if store.drafts()?.is_empty() {
+        if appeared()? {
+            return Ok(true);
+        }
+    } else {
+        let _alone = store.hold_drafts_alone()?;
+        if appeared()? {
+            return Ok(true);
+        }
+        for draft in store.drafts()? {
+            remove(&draft)?;
+        }
+    }
+    // Somebody may be removing it at this moment, too; both come to the same end.
+    id.map_or(Ok(()), |id| remove(&store.discarded(id)))?;
+    Ok(false)
 }
 
 /// Removes drafts and half-removed boxes that a crash left behind. Failures wait for the next time.

@@ -27,9 +27,9 @@ pub(crate) struct Plan {
     pub(crate) outer: (u32, u32),
     /// Whether the box has a network of its own that leads nowhere.
     pub(crate) isolate_network: bool,
-    /// Directories and files of this machine that look empty inside, canonical.
+    /// Directories, files and sockets of this machine that look empty inside, canonical.
     pub(crate) hide: Vec<PathBuf>,
-    /// Directories of this machine that are visible inside at the same place, read-only.
+    /// Directories of this machine that are visible inside at the same place, read-only, but for what is hidden in them.
     pub(crate) show: Vec<PathBuf>,
     /// Most processes and threads.
     pub(crate) processes: u64,
@@ -80,6 +80,33 @@ const PRIVATE: &[&str] = &[
     ".ssh",
 ];
 
+/// Top-level directories of the host that do not appear of themselves: private ones take their names, or they are
+/// places for other people's data.
+pub(crate) const REPLACED: &[&str] = &[
+    "boot",
+    "dev",
+    "home",
+    "lost+found",
+    "media",
+    "mnt",
+    "proc",
+    "root",
+    "run",
+    "sys",
+    "tmp",
+    "var",
+    "work",
+];
+
+/// Top-level directories, besides those of libraries, that hold the software of a machine and are visible read-only. Any
+/// other may hold somebody's data, or homes under a second name, and has to be exposed by its owner.
+const SOFTWARE: &[&str] = &["bin", "etc", "gnu", "nix", "opt", "sbin", "snap", "usr"];
+
+/// Whether a top-level directory holds the software of a machine.
+pub(crate) fn is_software(name: &str) -> bool {
+    name.starts_with("lib") || SOFTWARE.contains(&name)
+}
+
 /// Files of the host that are hidden even from users who may read them.
 const SENSITIVE: &[&str] = &[
     "/etc/gshadow",
@@ -94,6 +121,8 @@ const SENSITIVE: &[&str] = &[
     "/etc/rancher",
     "/etc/wireguard",
     "/etc/NetworkManager/system-connections",
+    // Behind it, builds run outside of the box, some of them with a network.
+    "/nix/var/nix/daemon-socket",
 ];
 
 /// Variables that travel from the client as they are, because programs of the host misbehave without them.
@@ -121,6 +150,10 @@ impl Plan {
             show.extend(places);
             environment.extend(variables);
         }
+        let show: Vec<PathBuf> = show.into_iter().filter(|path| path.is_absolute()).collect();
+        let mut hide = hidden(inputs.directories, home.as_deref());
+        let sockets = std::fs::read_to_string("/proc/net/unix").unwrap_or_default();
+        hide.extend(doors(&sockets, &show));
         Self {
             hostname: "crabbox".into(),
             privileged: inputs.privileged,
@@ -130,8 +163,8 @@ impl Plan {
                 inputs.own
             },
             isolate_network: inputs.isolate_network,
-            hide: hidden(inputs.directories, home.as_deref()),
-            show: show.into_iter().filter(|path| path.is_absolute()).collect(),
+            hide,
+            show,
             processes: inputs.config.pids,
             memory_bytes: inputs.config.memory,
             environment,
@@ -165,7 +198,9 @@ fn toolchains(client: &Environment, home: Option<&Path>) -> (Vec<PathBuf>, Vec<(
     let mut places = Vec::new();
     let mut variables = Vec::new();
     let path = client.get("PATH").unwrap_or_default();
+    places.extend(std::env::split_paths(path).filter_map(|entry| elsewhere(&entry)));
     if let Some(home) = home.filter(|home| home.parent().is_some()) {
+        let before = places.len();
         for entry in std::env::split_paths(path).filter(|entry| entry.is_absolute()) {
             let Ok(below) = entry.strip_prefix(home) else { continue };
             let private = below
@@ -176,7 +211,7 @@ fn toolchains(client: &Environment, home: Option<&Path>) -> (Vec<PathBuf>, Vec<(
                 places.push(entry);
             }
         }
-        if !places.is_empty() {
+        if places.len() > before {
             for (below, variable) in TOOLCHAINS {
                 let place = home.join(below);
                 if !place.is_dir() {
@@ -195,12 +230,60 @@ fn toolchains(client: &Environment, home: Option<&Path>) -> (Vec<PathBuf>, Vec<(
         if let Some(name) = variable
             && let Some(value) = client.get(name)
             && Path::new(value).is_dir()
+            && !holds_more_than_a_toolchain(Path::new(value), home)
         {
             places.push(PathBuf::from(value));
             variables.push(((*name).to_owned(), value.to_owned()));
         }
     }
     (places, variables)
+}
+
+/// What to show of a directory of `PATH` that lies in an unusual top-level directory: a program in `bin` often needs what
+/// lies beside.
+fn elsewhere(entry: &Path) -> Option<PathBuf> {
+    let parts: Vec<&str> = entry
+        .to_str()?
+        .strip_prefix('/')?
+        .trim_end_matches('/')
+        .split('/')
+        .collect();
+    let plain = parts.iter().all(|part| !matches!(*part, "" | "." | ".."));
+    let usual = parts
+        .first()
+        .is_none_or(|top| is_software(top) || REPLACED.contains(top));
+    if !plain || usual || !entry.is_dir() {
+        return None;
+    }
+    match parts.as_slice() {
+        [_, _, .., "bin" | "sbin"] => entry.parent().map(Path::to_path_buf),
+        _ => Some(entry.to_path_buf()),
+    }
+}
+
+/// Whether a place that a variable names is no toolchain but a home, something around it, or a private part of it.
+fn holds_more_than_a_toolchain(place: &Path, home: Option<&Path>) -> bool {
+    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+    let place = real(place);
+    let home = home.map(real);
+    let around_home = home.as_deref().is_some_and(|home| home.starts_with(&place));
+    let private = home.is_some_and(|home| PRIVATE.iter().any(|name| place.starts_with(home.join(name))));
+    place.parent().is_none() || around_home || private
+}
+
+/// Sockets of services of this machine in places that a box sees, by the kernel's list of them. A read-only mount keeps
+/// nobody from connecting.
+fn doors(sockets: &str, shown: &[PathBuf]) -> BTreeSet<PathBuf> {
+    sockets
+        .lines()
+        .filter_map(|line| Some(Path::new(&line[line.find(" /")? + 1..])))
+        .filter_map(|path| path.canonicalize().ok())
+        .filter(|path| {
+            let top = path.components().nth(1).and_then(|part| part.as_os_str().to_str());
+            top.is_some_and(is_software) || shown.iter().any(|outer| path.starts_with(outer))
+        })
+        .filter(|path| !shown.contains(path))
+        .collect()
 }
 
 /// What must look empty: homes, wherever they are, Crabbox's own directories, and the files that make a user.

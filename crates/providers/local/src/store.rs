@@ -196,6 +196,13 @@ impl Store {
         self.boxes().join(format!("{HIDDEN}new-{id}"))
     }
 
+    /// Everything that is being assembled, or was when its maker died.
+    pub(crate) fn drafts(&self) -> Result<Vec<PathBuf>> {
+        let names = names(&self.boxes())?.into_iter();
+        let drafts = names.filter(|name| name.starts_with(&format!("{HIDDEN}new-")));
+        Ok(drafts.map(|name| self.boxes().join(name)).collect())
+    }
+
     /// Where a box goes while it is removed.
     pub(crate) fn discarded(&self, id: &str) -> PathBuf {
         self.boxes().join(format!("{HIDDEN}gone-{id}"))
@@ -228,17 +235,37 @@ impl Store {
 
     /// Takes an exclusive hold of the layers against other processes; released when the file is dropped.
     pub(crate) fn hold_layers(&self) -> Result<File> {
-        let path = self.root.join("layers.lock");
-        let failed = || format!("lock {}", path.display());
+        let (file, failed) = self.lock_file("layers.lock")?;
+        file.lock().or_error(ErrorKind::Other, || failed)?;
+        Ok(file)
+    }
+
+    /// Says that a draft is being made, as long as the result lives. Many may do so at once, each for milliseconds.
+    pub(crate) fn hold_drafts(&self) -> Result<File> {
+        let (file, failed) = self.lock_file("drafts.lock")?;
+        file.lock_shared().or_error(ErrorKind::Other, || failed)?;
+        Ok(file)
+    }
+
+    /// Waits until nobody makes a draft, and lets nobody begin one: every draft that is there then is nobody's.
+    pub(crate) fn hold_drafts_alone(&self) -> Result<File> {
+        let (file, failed) = self.lock_file("drafts.lock")?;
+        file.lock().or_error(ErrorKind::Other, || failed)?;
+        Ok(file)
+    }
+
+    /// Opens a lock file, and says what to call a failure to lock it.
+    fn lock_file(&self, name: &str) -> Result<(File, String)> {
+        let path = self.root.join(name);
+        let failed = format!("lock {}", path.display());
         let file = OpenOptions::new()
             .create(true)
             .truncate(false)
             .write(true)
             .mode(0o600)
             .open(&path)
-            .or_error(ErrorKind::Other, failed)?;
-        file.lock().or_error(ErrorKind::Other, failed)?;
-        Ok(file)
+            .or_error(ErrorKind::Other, || failed.clone())?;
+        Ok((file, failed))
     }
 }
 

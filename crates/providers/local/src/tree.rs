@@ -10,7 +10,7 @@ use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, Timespec, Time
 /// Depth from which a directory is moved up before it is removed, so that a deep tree needs no deep stack.
 const DEEP: usize = 64;
 
-/// Removes a file or a whole directory; fine when it does not exist.
+/// Removes a file or a whole directory; fine when it does not exist, or when somebody else removes it at the same time.
 ///
 /// Directories that their owner may not write to are made writable first. Links are removed, never followed.
 pub(crate) fn remove(path: &Path) -> io::Result<()> {
@@ -19,7 +19,9 @@ pub(crate) fn remove(path: &Path) -> io::Result<()> {
         Err(rustix::io::Errno::ISDIR | rustix::io::Errno::PERM) => {}
         Err(error) => return Err(error.into()),
     }
-    let top = open_to_empty(CWD, path)?;
+    let Some(top) = open_to_empty(CWD, path)? else {
+        return Ok(());
+    };
     let mut moved = 0;
     // What was moved up appears at the top, so the top is read until nothing is left.
     loop {
@@ -31,8 +33,15 @@ pub(crate) fn remove(path: &Path) -> io::Result<()> {
             remove_entry(&top, &top, name, 0, &mut moved)?;
         }
     }
-    rustix::fs::rmdir(path)?;
-    Ok(())
+    unless_gone(rustix::fs::rmdir(path))
+}
+
+/// That something is not there any more is what was wanted.
+fn unless_gone(outcome: rustix::io::Result<()>) -> io::Result<()> {
+    match outcome {
+        Err(rustix::io::Errno::NOENT) => Ok(()),
+        other => Ok(other?),
+    }
 }
 
 fn remove_entry(
@@ -47,22 +56,22 @@ fn remove_entry(
         Err(rustix::io::Errno::ISDIR | rustix::io::Errno::PERM) => {}
         Err(error) => return Err(error.into()),
     }
-    let directory = open_to_empty(parent, name)?;
+    let Some(directory) = open_to_empty(parent, name)? else {
+        return Ok(());
+    };
     if depth >= DEEP {
         *moved += 1;
         let place = format!(".crabbox-deep-{moved}-{}", crate::token(4));
-        rustix::fs::renameat(parent, name, top, place)?;
-        return Ok(());
+        return unless_gone(rustix::fs::renameat(parent, name, top, place));
     }
     for entry in names(&directory)? {
         remove_entry(top, &directory, &entry, depth + 1, moved)?;
     }
-    rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR)?;
-    Ok(())
+    unless_gone(rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR))
 }
 
-/// Opens a directory and makes sure that it can be read and emptied.
-fn open_to_empty<P: rustix::path::Arg + Copy>(parent: impl AsFd, name: P) -> io::Result<OwnedFd> {
+/// Opens a directory and makes sure that it can be read and emptied; `None` when it is not there any more.
+fn open_to_empty<P: rustix::path::Arg + Copy>(parent: impl AsFd, name: P) -> io::Result<Option<OwnedFd>> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let all = Mode::RWXU;
     let directory = match rustix::fs::openat(&parent, name, flags, Mode::empty()) {
@@ -70,6 +79,7 @@ fn open_to_empty<P: rustix::path::Arg + Copy>(parent: impl AsFd, name: P) -> io:
             rustix::fs::chmodat(&parent, name, all, AtFlags::empty())?;
             rustix::fs::openat(&parent, name, flags, Mode::empty())?
         }
+        Err(rustix::io::Errno::NOENT) => return Ok(None),
         other => other?,
     };
     let mode = Mode::from_raw_mode(rustix::fs::fstat(&directory)?.st_mode);
@@ -77,7 +87,7 @@ fn open_to_empty<P: rustix::path::Arg + Copy>(parent: impl AsFd, name: P) -> io:
         // Somebody else's directory cannot be changed, but then removal says so with a better message.
         let _ = rustix::fs::fchmod(&directory, all);
     }
-    Ok(directory)
+    Ok(Some(directory))
 }
 
 fn names(directory: &OwnedFd) -> io::Result<Vec<std::ffi::CString>> {

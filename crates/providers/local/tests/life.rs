@@ -191,3 +191,59 @@ async fn two_hundred_commands_run_at_once() {
     }
     world.destroy(&machine).await;
 }
+
+#[tokio::test]
+async fn a_box_is_not_gone_as_long_as_something_of_it_remains() {
+    let world = World::new(&[]);
+    let machine = world.create().await;
+    let boxes = world.state().join("local/boxes");
+    assert_eq!(world.destroy(&machine).await, Outcome::Deleted);
+    // What a client leaves that is killed while it makes a box, removes one, or asks the host what it allows.
+    let id = &machine.resource.id;
+    for name in [format!(".new-{id}"), format!(".gone-{id}"), ".new-probe-1".to_owned()] {
+        std::fs::create_dir_all(boxes.join(&name).join("upper-0/directory")).unwrap();
+        std::fs::write(boxes.join(&name).join("upper-0/directory/file"), "x").unwrap();
+    }
+    assert!(matches!(world.inspect(&machine).await, Observed::Absent(_)));
+    assert_eq!(std::fs::read_dir(&boxes).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn a_draft_that_somebody_is_making_is_left_alone() {
+    let world = World::new(&[]);
+    let machine = world.create().await;
+    assert_eq!(world.destroy(&machine).await, Outcome::Deleted);
+    let draft = world.state().join(format!("local/boxes/.new-{}", machine.resource.id));
+    std::fs::create_dir(&draft).unwrap();
+    let maker = std::fs::File::open(world.state().join("local/drafts.lock")).unwrap();
+    maker.lock_shared().unwrap();
+    let look = tokio::time::timeout(Duration::from_millis(200), world.inspect(&machine)).await;
+    assert!(look.is_err() && draft.is_dir());
+    // Its maker finishes: the box is there now, and that is what the waiting look sees.
+    let directory = world.directory(&machine);
+    std::fs::rename(&draft, &directory).unwrap();
+    drop(maker);
+    assert!(matches!(world.inspect(&machine).await, Observed::Present(_)));
+    assert!(directory.is_dir());
+}
+
+#[tokio::test]
+async fn a_box_whose_supervisor_is_just_starting_can_be_destroyed() {
+    let world = World::new(&[]);
+    let machine = world.create().await;
+    let (supervisor, _) = world.processes(&machine);
+    kill(supervisor);
+    assert!(eventually(|| !alive(supervisor)).await);
+    let directory = world.directory(&machine);
+    std::fs::remove_file(directory.join("run.json")).unwrap();
+    std::fs::remove_file(directory.join("control")).unwrap();
+    // It has taken the lock, and nothing else yet.
+    let starting = std::fs::File::open(directory.join("lock")).unwrap();
+    starting.lock().unwrap();
+    let end = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        drop(starting);
+    };
+    let (outcome, ()) = tokio::join!(world.destroy(&machine), end);
+    assert_eq!(outcome, Outcome::Deleted);
+}

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crabbox_core::error::{Error, ErrorKind, IntoError as _, Result};
@@ -101,6 +102,7 @@ fn enter(setup: &Setup<'_>) -> Result<()> {
         None,
     )
     .or_error(ErrorKind::Prerequisite, failed("mount /proc"))?;
+    confine::limit_counts(Path::new("proc"));
     rustix::process::pivot_root(".", ".").or_error(ErrorKind::Other, failed("change the root"))?;
     rustix::mount::unmount(".", UnmountFlags::DETACH).or_error(ErrorKind::Other, failed("leave the host's root"))?;
     rustix::process::chdir("/").or_error(ErrorKind::Other, failed("enter the root"))?;
@@ -351,6 +353,8 @@ impl Agent<'_> {
             {
                 running.killed = true;
                 command::kill_below(running.keeper);
+                // The box may have stopped the keeper, which then never reports what became of its command.
+                let _ = rustix::process::kill_process(running.keeper, Signal::KILL);
             }
         }
     }

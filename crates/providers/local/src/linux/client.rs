@@ -37,6 +37,9 @@ const IMPATIENCE: Duration = Duration::from_secs(1);
 /// Longest wait for a supervisor that has to stop processes and unmount.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
 
+/// Pause between two looks at a supervisor that has just been started.
+const STARTING_PAUSE: Duration = Duration::from_millis(10);
+
 const CHUNK: usize = 64 * 1024;
 
 /// Starts the supervisor of a box and waits until the box is ready.
@@ -248,14 +251,22 @@ fn refuse_paused(directory: &Path) -> Result<()> {
 
 /// Ends every process of a box and its supervisor, whatever state they are in. The directory remains.
 pub(crate) async fn stop(directory: &Path) -> Result<()> {
-    let asked = tokio::time::timeout(STOP_PATIENCE, command_supervisor(directory, &ControlAsk::Stop)).await;
-    let run: RunRecord = store::load(directory, "run.json").ok().flatten().unwrap_or_default();
-    if !matches!(asked, Ok(Ok(()))) && run.supervisor.is_none() && store::is_supervised(directory) {
-        return Err(
-            Error::other("the supervisor of the box neither answers nor can be found")
-                .with_hint("find it with `ps` as `__local-box` and end it, then try again"),
-        );
-    }
+    let deadline = Instant::now() + STOP_PATIENCE;
+    let run = loop {
+        let asked = tokio::time::timeout_at(deadline, command_supervisor(directory, &ControlAsk::Stop)).await;
+        let run: RunRecord = store::load(directory, "run.json").ok().flatten().unwrap_or_default();
+        if matches!(asked, Ok(Ok(()))) || run.supervisor.is_some() || !store::is_supervised(directory) {
+            break run;
+        }
+        // It holds the lock but has neither a socket nor a record: it has just been started.
+        if Instant::now() >= deadline {
+            return Err(
+                Error::other("the supervisor of the box neither answers nor can be found")
+                    .with_hint("find it with `ps` as `__local-box` and end it, then try again"),
+            );
+        }
+        tokio::time::sleep(STARTING_PAUSE).await;
+    };
     tokio::task::spawn_blocking(move || {
         // After a proper stop both have ended or are about to; after anything else this ends them.
         let gone = [run.supervisor, run.first]

@@ -1,7 +1,9 @@
 //! What a process of a box may no longer do: capabilities, system calls, files, resources.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::io;
+use std::path::Path;
 
 use landlock::{
     ABI, Access as _, AccessFs, CompatLevel, Compatible as _, PathBeneath, PathFd, Ruleset, RulesetAttr as _,
@@ -11,6 +13,7 @@ use rustix::process::{Resource, Rlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+    sock_filter,
 };
 
 /// Places of the box that may be written to.
@@ -63,6 +66,21 @@ pub(super) fn limit_resources(processes: u64) -> io::Result<()> {
     lower(Resource::Core, 0)?;
     lower(Resource::Nofile, 1 << 20)?;
     Ok(())
+}
+
+/// Limits what the kernel counts per user and not per process, so that a box cannot use up the share of the user who
+/// started it. Takes a `/proc` of the box and the rights over its user namespace; older kernels have less to limit.
+pub(super) fn limit_counts(proc: &Path) {
+    for name in ["max_inotify_instances", "max_inotify_watches"] {
+        let whole = fs::read_to_string(
+            proc.join("sys/fs/inotify")
+                .join(name.replace("max_inotify", "max_user")),
+        );
+        if let Some(whole) = whole.ok().and_then(|text| text.trim().parse::<u64>().ok()) {
+            let _ = super::stage::kernel_write(&proc.join("sys/user").join(name), &(whole / 4).max(1).to_string());
+        }
+    }
+    let _ = super::stage::kernel_write(&proc.join("sys/user/max_user_namespaces"), "0");
 }
 
 /// Restricts files with Landlock as far as the kernel can: everything is readable, only [`WRITABLE`] can be changed, and
@@ -143,21 +161,9 @@ const DENIED_HERE: &[libc::c_long] = &[
 #[cfg(not(target_arch = "x86_64"))]
 const DENIED_HERE: &[libc::c_long] = &[];
 
-/// Socket families that reach past a network namespace or are kernel surface without use: Bluetooth, crypto, virtual
-/// machine sockets, and others that need no network namespace.
-const DENIED_FAMILIES: &[libc::c_int] = &[
-    libc::AF_ALG,
-    libc::AF_BLUETOOTH,
-    libc::AF_CAN,
-    libc::AF_IB,
-    libc::AF_KEY,
-    libc::AF_NFC,
-    libc::AF_PACKET,
-    libc::AF_RDS,
-    libc::AF_TIPC,
-    libc::AF_VSOCK,
-    libc::AF_XDP,
-];
+/// The only socket families of a box. All others reach past a network namespace, as those of virtual machines do, or are
+/// kernel surface that nothing in a box needs.
+const FAMILIES: &[libc::c_int] = &[libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];
 
 /// The system call filters, in the order in which they are installed.
 pub(super) fn filters() -> Result<Vec<BpfProgram>, seccompiler::BackendError> {
@@ -170,12 +176,16 @@ pub(super) fn filters() -> Result<Vec<BpfProgram>, seccompiler::BackendError> {
         .chain(DENIED_HERE)
         .map(|call| (*call, Vec::new()))
         .collect();
-    let families = DENIED_FAMILIES
+    let foreign = FAMILIES
         .iter()
-        .map(|family| equal(0, u64::from(family.cast_unsigned())))
-        .collect::<Result<Vec<_>, _>>()?;
-    denied.insert(libc::SYS_socket, families.clone());
-    denied.insert(libc::SYS_socketpair, families);
+        .map(|family| {
+            let family = u64::from(family.cast_unsigned());
+            SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, family)
+        })
+        .collect::<Result<Vec<_>, _>>()
+        .and_then(SeccompRule::new)?;
+    denied.insert(libc::SYS_socket, vec![foreign.clone()]);
+    denied.insert(libc::SYS_socketpair, vec![foreign]);
     // Writing into the terminal of whoever watches, and the console's own mischief.
     denied.insert(
         libc::SYS_ioctl,
@@ -201,7 +211,7 @@ pub(super) fn filters() -> Result<Vec<BpfProgram>, seccompiler::BackendError> {
     denied.insert(libc::SYS_clone, namespaces);
     // The flags of clone3 lie in memory, where a filter cannot look; libraries fall back to clone when it is missing.
     let missing = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
-    [(denied, libc::EPERM), (missing, libc::ENOSYS)]
+    let listed = [(denied, libc::EPERM), (missing, libc::ENOSYS)]
         .into_iter()
         .map(|(rules, errno)| {
             SeccompFilter::new(
@@ -211,8 +221,34 @@ pub(super) fn filters() -> Result<Vec<BpfProgram>, seccompiler::BackendError> {
                 std::env::consts::ARCH.try_into()?,
             )?
             .try_into()
-        })
-        .collect()
+        });
+    listed.chain(other_numbering().map(Ok)).collect()
+}
+
+/// Denies the second numbering of calls that some kernels have for the same architecture (x32), in which no number
+/// equals one that is listed.
+fn other_numbering() -> Option<BpfProgram> {
+    const FIRST: u32 = 0x4000_0000;
+    let instruction = |code: u32, jt: u8, jf: u8, k: u32| sock_filter {
+        code: code as u16,
+        jt,
+        jf,
+        k,
+    };
+    cfg!(target_arch = "x86_64").then(|| {
+        vec![
+            // The number of the call is the first word of what a filter sees.
+            instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
+            instruction(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K, 0, 1, FIRST),
+            instruction(
+                libc::BPF_RET | libc::BPF_K,
+                0,
+                0,
+                libc::SECCOMP_RET_ERRNO | libc::EPERM.cast_unsigned(),
+            ),
+            instruction(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
+        ]
+    })
 }
 
 /// Installs the filters for this process and everything it starts.
@@ -227,7 +263,7 @@ mod tests {
     #[test]
     fn filters_compile() {
         let filters = filters().unwrap();
-        assert_eq!(filters.len(), 2);
+        assert_eq!(filters.len(), if cfg!(target_arch = "x86_64") { 3 } else { 2 });
         assert!(filters.iter().all(|filter| filter.len() > 4 && filter.len() < 4096));
     }
 }

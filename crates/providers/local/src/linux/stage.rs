@@ -14,28 +14,11 @@ use rustix::mount::{MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeF
 use rustix::thread::UnshareFlags;
 
 use super::sys;
-use crate::plan::{INNER_ID, Plan};
+use crate::plan::{INNER_ID, Plan, REPLACED, is_software};
 use crate::store::Layers;
 
 /// Where the root is assembled, below the box directory, which is the current directory.
 pub(super) const ROOT: &str = "root";
-
-/// Top-level directories of the host that never appear: replaced by private ones, or places for other people's data.
-const REPLACED: &[&str] = &[
-    "boot",
-    "dev",
-    "home",
-    "lost+found",
-    "media",
-    "mnt",
-    "proc",
-    "root",
-    "run",
-    "sys",
-    "tmp",
-    "var",
-    "work",
-];
 
 /// What a box sees of `/var`: databases of installed software.
 const VAR: &[&str] = &[
@@ -117,28 +100,42 @@ pub(super) fn build(plan: &Plan) -> Result<()> {
     system_directories()?;
     devices(plan)?;
     variable(plan)?;
-    tmpfs("tmp", "mode=1777", plan)?;
-    tmpfs("run", "mode=1777", plan)?;
+    // All of them together stay below the memory of the machine.
+    tmpfs("tmp", "mode=1777,size=40%", plan)?;
+    tmpfs("run", "mode=1777,size=64m", plan)?;
     resolver()?;
     bind(Path::new("/sys"), Path::new("/sys"), Piece::ReadOnly)?;
     make_directory(&inside(Path::new(crate::HOME)))?;
     bind(Path::new("home"), Path::new(crate::HOME), Piece::Writable)?;
     make_directory(&inside(Path::new(crate::WORK_ROOT)))?;
-    for path in &plan.hide {
-        hide(path)?;
-    }
+    let sealed = hide_and_show(plan)?;
     for (file, target) in [("etc/passwd", "/etc/passwd"), ("etc/group", "/etc/group")] {
         if inside(Path::new(target)).exists() {
             bind(Path::new(file), Path::new(target), Piece::ReadOnly)?;
         }
     }
-    for path in &plan.show {
-        show(path)?;
-    }
-    for path in plan.hide.iter().filter(|path| is_hidden_directory(path)) {
+    for path in sealed {
         seal(&inside(path))?;
     }
     seal(Path::new(ROOT))
+}
+
+/// Hides and shows in the order of paths, outer before inner, so that the innermost word on a place counts. Returns the
+/// hidden directories, which are still writable for what is shown in them.
+fn hide_and_show(plan: &Plan) -> Result<Vec<&Path>> {
+    let hidden = plan.hide.iter().map(|path| (path.as_path(), false));
+    let shown = plan.show.iter().map(|path| (path.as_path(), true));
+    let mut places: Vec<_> = hidden.chain(shown).collect();
+    places.sort_unstable();
+    let mut sealed = Vec::new();
+    for (path, visible) in places {
+        if visible {
+            show(path)?;
+        } else if hide(path, &plan.show)? {
+            sealed.push(path);
+        }
+    }
+    Ok(sealed)
 }
 
 /// Puts the workspace into its place.
@@ -189,7 +186,7 @@ fn system_directories() -> Result<()> {
     for entry in fs::read_dir("/").or_error(ErrorKind::Other, failed)? {
         let entry = entry.or_error(ErrorKind::Other, failed)?;
         let name = entry.file_name();
-        if REPLACED.iter().any(|replaced| name == *replaced) {
+        if !name.to_str().is_some_and(is_software) {
             continue;
         }
         let path = entry.path();
@@ -220,7 +217,7 @@ fn devices(plan: &Plan) -> Result<()> {
     for name in ["pts", "shm"] {
         make_directory(&inside(Path::new("dev")).join(name))?;
     }
-    tmpfs("dev/shm", "mode=1777", plan)?;
+    tmpfs("dev/shm", "mode=1777,size=25%", plan)?;
     rustix::mount::mount(
         "devpts",
         inside(Path::new("dev/pts")),
@@ -239,7 +236,7 @@ fn variable(plan: &Plan) -> Result<()> {
         symlink(target, inside(Path::new("var")).join(name))
             .or_error(ErrorKind::Other, || format!("link /var/{name}"))?;
     }
-    tmpfs("var/tmp", "mode=1777", plan)?;
+    tmpfs("var/tmp", "mode=1777,size=10%", plan)?;
     for path in VAR {
         show(Path::new(path))?;
     }
@@ -264,14 +261,15 @@ fn resolver() -> Result<()> {
     Ok(())
 }
 
-/// Makes a path that is visible look empty.
-fn hide(path: &Path) -> Result<()> {
+/// Makes a path that is visible look empty; whether it is a directory that now is a mount of its own.
+fn hide(path: &Path, shown: &[PathBuf]) -> Result<bool> {
     let target = inside(path);
     let Ok(metadata) = fs::symlink_metadata(&target) else {
-        return Ok(());
+        return Ok(false);
     };
-    if is_replaced(path) {
-        return Ok(());
+    let within_shown = shown.iter().any(|outer| path.starts_with(outer));
+    if is_replaced(path) && !within_shown {
+        return Ok(false);
     }
     if metadata.is_dir() {
         rustix::mount::mount(
@@ -281,19 +279,16 @@ fn hide(path: &Path) -> Result<()> {
             MountFlags::NOSUID | MountFlags::NODEV,
             c"mode=0755,size=64k,nr_inodes=512",
         )
-        .or_error(ErrorKind::Other, || format!("hide {}", path.display()))
+        .or_error(ErrorKind::Other, || format!("hide {}", path.display()))?;
+        Ok(true)
     } else {
-        bind(Path::new("etc/empty"), path, Piece::ReadOnly)
+        bind(Path::new("etc/empty"), path, Piece::ReadOnly).map(|()| false)
     }
 }
 
 /// Whether a path of the host lies in a directory that is private here and only bears the same name.
 fn is_replaced(path: &Path) -> bool {
     REPLACED.iter().any(|name| path.starts_with(Path::new("/").join(name)))
-}
-
-fn is_hidden_directory(path: &Path) -> bool {
-    !is_replaced(path) && inside(path).is_dir()
 }
 
 /// Makes a mount of our own read-only, once everything is in it.

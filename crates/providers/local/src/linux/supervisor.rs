@@ -38,6 +38,12 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Longest sleep: suspension of the machine moves wall-clock time without waking anybody.
 const LONGEST_SLEEP: Duration = Duration::from_secs(30);
 
+/// Longest sleep when nothing tells of changes in the box directory.
+const UNTOLD_SLEEP: Duration = Duration::from_secs(1);
+
+/// How much sooner than others the processes of a box end when the machine runs out of memory, of 1000.
+const EXPENDABLE: i32 = 500;
+
 /// Entry point of the helper: `<word> <box directory>`, or `<word> --probe <scratch directory>`.
 pub(crate) fn main(arguments: &[OsString]) -> ExitCode {
     sys::close_all_but(&[]);
@@ -92,7 +98,8 @@ struct Supervisor {
     filters: Vec<BpfProgram>,
     agent_listener: UnixListener,
     control_listener: UnixListener,
-    watch: OwnedFd,
+    /// Tells of changes in the box directory. A user may have only so many of these, and a box must not fail for it.
+    watch: Option<OwnedFd>,
     first: Option<First>,
     clients: Vec<Client>,
     expiry: Expiry,
@@ -141,14 +148,14 @@ impl Supervisor {
         let missing = |name: &'static str| move || Error::other(format!("the box has no {name}"));
         let plan: Plan = store::load(here, "plan.json")?.ok_or_else(missing("plan.json"))?;
         let layers: Layers = store::load(here, "layers.json")?.ok_or_else(missing("layers.json"))?;
-        let record: BoxRecord = store::load(here, "box.json")?.ok_or_else(missing("box.json"))?;
         let filters = confine::filters().or_error(ErrorKind::Other, failed("compile system call filters"))?;
         let agent_listener = listen(AGENT_SOCKET)?;
         let control_listener = listen(CONTROL_SOCKET)?;
-        let watch = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)
-            .or_error(ErrorKind::Other, failed("watch the box directory"))?;
-        let changes = inotify::WatchFlags::MOVED_TO | inotify::WatchFlags::DELETE | inotify::WatchFlags::MOVE_SELF;
-        inotify::add_watch(&watch, ".", changes).or_error(ErrorKind::Other, failed("watch the box directory"))?;
+        let watch = watch_here()
+            .inspect_err(|error| log(&format!("watch the box directory: {error}")))
+            .ok();
+        // Read after the watch began, so that no removal goes unseen.
+        let record: BoxRecord = store::load(here, "box.json")?.ok_or_else(missing("box.json"))?;
         let limits = Limits {
             processes: plan.processes,
             memory_bytes: plan.memory_bytes,
@@ -219,6 +226,7 @@ impl Supervisor {
             socket: ours,
         });
         self.groups.adopt(pid);
+        make_expendable(pid);
         let (user, group) = self.plan.outer;
         for (file, outer) in [("gid_map", group), ("uid_map", user)] {
             let path = format!("/proc/{}/{file}", pid.as_raw_nonzero());
@@ -311,11 +319,13 @@ impl Supervisor {
             log("the time of the box is over");
             return Next::EndAndRemove;
         }
-        let timeout = Timespec::try_from(left.min(LONGEST_SLEEP)).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
-        let mut fds = vec![
-            PollFd::new(&self.control_listener, PollFlags::IN),
-            PollFd::new(&self.watch, PollFlags::IN),
-        ];
+        let longest = if self.watch.is_some() {
+            LONGEST_SLEEP
+        } else {
+            UNTOLD_SLEEP
+        };
+        let timeout = Timespec::try_from(left.min(longest)).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
+        let mut fds = vec![PollFd::new(&self.control_listener, PollFlags::IN)];
         if let Some(first) = &self.first {
             fds.push(PollFd::new(&first.socket, PollFlags::IN));
             fds.push(PollFd::new(&first.handle, PollFlags::IN));
@@ -326,6 +336,7 @@ impl Supervisor {
                 .iter()
                 .map(|client| PollFd::new(&client.socket, PollFlags::IN)),
         );
+        fds.extend(self.watch.iter().map(|watch| PollFd::new(watch, PollFlags::IN)));
         if let Err(error) = rustix::event::poll(&mut fds, Some(&timeout))
             && error != rustix::io::Errno::INTR
         {
@@ -334,16 +345,14 @@ impl Supervisor {
         }
         let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
         let is_ready = |index: usize| ready.get(index).copied().unwrap_or_default();
-        if is_ready(1) {
-            self.drain_watch();
-        }
+        self.drain_watch();
         if !self.reload() {
             return Next::EndAndRemove;
         }
-        if fixed == 4 && is_ready(2) {
+        if fixed == 3 && is_ready(1) {
             self.hear_first();
         }
-        if fixed == 4 && is_ready(3) {
+        if fixed == 3 && is_ready(2) {
             self.lose_first();
         }
         for index in 0..self.clients.len() {
@@ -362,8 +371,9 @@ impl Supervisor {
     }
 
     fn drain_watch(&self) {
+        let Some(watch) = &self.watch else { return };
         let mut buffer = [0; 4096];
-        while matches!(rustix::io::read(&self.watch, &mut buffer), Ok(length) if length > 0) {}
+        while matches!(rustix::io::read(watch, &mut buffer), Ok(length) if length > 0) {}
     }
 
     /// Reads the labels again; whether the box is still there.
@@ -556,6 +566,23 @@ impl Supervisor {
         self.groups.remove();
         // Only in the mounts of this process; without it the directory could not be removed from here.
         let _ = rustix::mount::unmount(stage::ROOT, rustix::mount::UnmountFlags::DETACH);
+    }
+}
+
+/// Watches the current directory.
+fn watch_here() -> rustix::io::Result<OwnedFd> {
+    let watch = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
+    let changes = inotify::WatchFlags::MOVED_TO | inotify::WatchFlags::DELETE | inotify::WatchFlags::MOVE_SELF;
+    inotify::add_watch(&watch, ".", changes)?;
+    Ok(watch)
+}
+
+/// Makes the kernel prefer a process and all it starts when memory runs out. Best effort.
+fn make_expendable(pid: Pid) {
+    let path = format!("/proc/{}/oom_score_adj", pid.as_raw_nonzero());
+    let present = fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok());
+    if present.is_some_and(|score: i32| score < EXPENDABLE) {
+        let _ = stage::kernel_write(Path::new(&path), &EXPENDABLE.to_string());
     }
 }
 
