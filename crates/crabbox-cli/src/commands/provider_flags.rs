@@ -1,5 +1,6 @@
 //! Flags that belong to providers, from the one declaration of their settings.
 
+use clap::builder::PossibleValue;
 use clap::{Arg, ArgAction, Command};
 use crabbox_core::ProviderSpec;
 use crabbox_core::section::{KeySchema, Kind};
@@ -26,16 +27,20 @@ const ROUTED: &[&[&str]] = &[
 /// Adds every provider's flags to the commands that take them. Help shows those of the selected provider; the others are
 /// accepted, so that a script may switch providers with one flag.
 pub(crate) fn add(root: Command, specs: &[&'static ProviderSpec], selected: &str) -> Command {
-    ROUTED.iter().fold(root, |command, path| {
-        at(command, path, &|leaf| with_flags(leaf, specs, selected))
-    })
+    below(root, &[], &|leaf| with_flags(leaf, specs, selected))
 }
 
-fn at(command: Command, path: &[&str], change: &dyn Fn(Command) -> Command) -> Command {
-    match path.split_first() {
-        None => change(command),
-        Some((name, rest)) => command.mut_subcommand(*name, |child| at(child, rest, change)),
-    }
+/// Changes the routed commands below a group. Each stays in its place, which is the order of the reference.
+fn below(group: Command, path: &[String], change: &dyn Fn(Command) -> Command) -> Command {
+    group.mut_subcommands(|child| {
+        let path: Vec<String> = path.iter().cloned().chain([child.get_name().to_owned()]).collect();
+        let child = below(child, &path, change);
+        if ROUTED.iter().any(|routed| *routed == path) {
+            change(child)
+        } else {
+            child
+        }
+    })
 }
 
 fn with_flags(mut leaf: Command, specs: &[&'static ProviderSpec], selected: &str) -> Command {
@@ -61,8 +66,15 @@ fn argument(key: &'static KeySchema, flag: &'static str, spec: &'static Provider
         Kind::Boolean => crate::grammar::boolean(argument),
         Kind::List => argument.action(ArgAction::Append).value_name("LIST"),
         Kind::Choice(choices) => {
-            let names: Vec<_> = choices.iter().map(|choice| choice.name).collect();
-            argument.action(ArgAction::Set).value_name(names.join("|"))
+            let values = choices
+                .iter()
+                .map(|choice| PossibleValue::new(choice.name).aliases(choice.aliases));
+            let values: Vec<_> = values.collect();
+            argument
+                .action(ArgAction::Set)
+                .value_name("VALUE")
+                .ignore_case(true)
+                .value_parser(values)
         }
         kind => argument.action(ArgAction::Set).value_name(value_name(kind)),
     }
