@@ -12,9 +12,11 @@ use crabbox_core::request::{ListQuery, Probe, Requirements};
 use crabbox_core::spec::{Egress, IsolationLevel, Persistence};
 use futures_util::future::join_all;
 use jiff::Timestamp;
+use tokio::io::AsyncWriteExt as _;
 
 use super::Fixture;
-use super::bench::{Bench, Notebook, known_as};
+use super::bench::{Bench, Notebook, known_as, stdin_pipe};
+use super::sinks::forward;
 use crate::{eventually, random_hex};
 
 /// The journal is told the resource id of what is created, and exactly that one box exists.
@@ -109,28 +111,28 @@ pub async fn labels_are_replaced(fixture: &dyn Fixture) {
         labels.set("state", "running");
         labels.set("added", "yes");
         labels.touch(Timestamp::now() + Duration::from_secs(60), None);
-        let (mut input, stdin) = super::bench::stdin_pipe();
-        let request = ExecRequest::script("echo ready; read line; echo \"$line\"", [] as [&str; 0]).with_stdin(stdin);
-        let (sink, mut output) = super::sinks::forward();
-        let command = bench.exec_for(&boxed, request, sink);
-        let change = async {
-            output.until("ready").await;
-            bench
-                .lifecycle()
-                .update_labels(&boxed.machine, &labels)
-                .await
-                .expect("labels can be replaced");
-            let seen = bench.present(&boxed.binding).await.labels;
-            assert_eq!(seen, labels);
+        let replace = async || {
+            let replaced = bench.lifecycle().update_labels(&boxed.machine, &labels).await;
+            replaced.expect("labels can be replaced");
+            assert_eq!(bench.present(&boxed.binding).await.labels, labels);
             assert_eq!(bench.listed(&boxed.binding.lease).await[0].labels, labels);
-            tokio::io::AsyncWriteExt::write_all(&mut input, b"on\n")
-                .await
-                .expect("the command reads");
-            drop(input);
-            output.until("on\n").await;
         };
-        let (status, ()) = tokio::join!(command, change);
-        assert!(status.expect("the command goes on").success());
+        replace().await;
+        if bench.backend.delegated().is_some() {
+            let (mut input, stdin) = stdin_pipe();
+            let request =
+                ExecRequest::script("echo ready; read line; echo \"$line\"", [] as [&str; 0]).with_stdin(stdin);
+            let (sink, mut output) = forward();
+            let command = bench.exec_for(&boxed, request, sink);
+            let change = async {
+                output.until("ready").await;
+                replace().await;
+                input.write_all(b"on\n").await.expect("the command reads");
+                output.until("on\n").await;
+            };
+            let (status, ()) = tokio::join!(command, change);
+            assert!(status.expect("the command goes on").success());
+        }
         labels.remove("added");
         bench
             .lifecycle()
@@ -220,11 +222,9 @@ pub async fn boxes_are_created_at_the_same_time(fixture: &dyn Fixture) {
         ids.sort_unstable();
         ids.dedup();
         assert_eq!(ids.len(), boxes.len());
-        let echo = boxes
-            .iter()
-            .map(|boxed| bench.script(boxed, "echo \"$1\"", [boxed.machine.resource.id.as_str()]));
-        for (ran, boxed) in join_all(echo).await.into_iter().zip(&boxes) {
-            assert_eq!(ran.ok(), format!("{}\n", boxed.machine.resource.id));
+        let look = boxes.iter().map(|boxed| bench.present(&boxed.binding));
+        for (machine, boxed) in join_all(look).await.into_iter().zip(&boxes) {
+            assert_eq!(machine.resource.id, boxed.machine.resource.id);
         }
     })
     .await;

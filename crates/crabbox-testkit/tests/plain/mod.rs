@@ -137,7 +137,7 @@ impl Fixture for Home {
     }
 
     fn patience(&self) -> Duration {
-        Duration::from_secs(if self.defect.is_some() { 15 } else { 120 })
+        Duration::from_secs(if self.defect.is_some() { 8 } else { 120 })
     }
 
     async fn leftovers(&self) -> Vec<String> {
