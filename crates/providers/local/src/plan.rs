@@ -362,6 +362,66 @@ mod tests {
     }
 
     #[test]
+    fn a_variable_that_names_a_home_shows_nothing() {
+        let home = tempfile::tempdir().unwrap();
+        let place = |below: &str| home.path().join(below);
+        for below in [".aws/sdk", "tools"] {
+            std::fs::create_dir_all(place(below)).unwrap();
+        }
+        for bad in [
+            home.path().to_path_buf(),
+            home.path().join(".."),
+            "/".into(),
+            place(".aws/sdk"),
+        ] {
+            let client = Environment::new([("DOTNET_ROOT", bad.to_str().unwrap())]);
+            assert_eq!(
+                toolchains(&client, Some(home.path())),
+                (Vec::new(), Vec::new()),
+                "{bad:?}"
+            );
+        }
+        let client = Environment::new([("DOTNET_ROOT", place("tools").to_str().unwrap())]);
+        assert_eq!(toolchains(&client, Some(home.path())).0, [place("tools")]);
+    }
+
+    #[test]
+    fn of_unusual_places_only_those_on_the_path_are_shown() {
+        for usual in [
+            "/usr/bin",
+            "/opt/x/bin",
+            "/lib64/x",
+            "/tmp/bin",
+            "/proc/self",
+            "bin",
+            "/",
+            "/x-missing/bin",
+        ] {
+            assert_eq!(elsewhere(Path::new(usual)), None, "{usual}");
+        }
+        assert!(!is_software("srv") && !is_software("data") && is_software("lib64") && is_software("usr"));
+    }
+
+    #[test]
+    fn sockets_are_hidden_where_a_box_would_see_them() {
+        let root = tempfile::tempdir().unwrap();
+        let place = root.path().canonicalize().unwrap();
+        for name in ["a b", "own"] {
+            std::fs::write(place.join(name), "").unwrap();
+        }
+        let line = |name: &str| format!("0: 2 0 10000 0001 01 7 {}/{name}\n", place.display());
+        let table = format!(
+            "Num RefCount Protocol Flags Type St Inode Path\n{}{}0: 2 0 0 1 1 8 @/tmp/.X11-unix/X0\n0: 2 0 0 1 1 9\n{}",
+            line("a b"),
+            line("own"),
+            line("gone"),
+        );
+        assert!(doors(&table, &[]).is_empty());
+        let shown = [place.clone(), place.join("own")];
+        assert_eq!(doors(&table, &shown), BTreeSet::from([place.join("a b")]));
+    }
+
+    #[test]
     fn without_a_toolchain_on_the_path_nothing_of_the_home_is_shown() {
         let home = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(home.path().join(".rustup")).unwrap();
