@@ -226,7 +226,7 @@ impl Engine {
 
     async fn switch(&self, id: &str, pause: bool) -> Result<StatusView> {
         let target = self.resolve(id).await?;
-        let machine = self.look(&target).await?;
+        let machine = self.look_for_use(&target).await?;
         let Some(capability) = target.backend.pause() else {
             return Err(
                 Error::usage(format!("provider {} cannot pause boxes", target.spec().name))
@@ -245,7 +245,7 @@ impl Engine {
     /// A claimed box without taking it for a checkout.
     pub(crate) async fn existing(&self, id: &str) -> Result<Lease> {
         let target = self.resolve(id).await?;
-        let machine = self.look(&target).await?;
+        let machine = self.look_for_use(&target).await?;
         let Some(claim) = target.claim.clone() else {
             return Err(
                 Error::identity(format!("this machine has no claim on: `{}`", target.lease))

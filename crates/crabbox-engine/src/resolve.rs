@@ -6,6 +6,7 @@ use crabbox_config::ProviderSource;
 use crabbox_core::request::ListQuery;
 use crabbox_core::{Backend, Error, LeaseId, Machine, Observed, Provider, ProviderSpec, Result, Slug, authority};
 use crabbox_state::claims::{ClaimRecord, Expected, Filter, Found};
+use crabbox_state::journal::{Entry, Stage, client_is_alive};
 use crabbox_state::lock::Wait;
 
 use crate::engine::{Engine, blocking};
@@ -125,11 +126,23 @@ impl Engine {
         }
     }
 
+    /// Looks at a resolved lease in order to use it.
+    ///
+    /// # Errors
+    /// `Readiness` while another process still creates the box or gives it back, whose records are that process's alone;
+    /// as [`Engine::look`].
+    pub(crate) async fn look_for_use(&self, target: &Target) -> Result<Machine> {
+        if let Some(handle) = self.journal(target.spec()).open(&target.lease)? {
+            refuse_unfinished(handle.entry())?;
+        }
+        self.look(target).await
+    }
+
     /// Takes an existing box for work: looked at, not expired, claimed for this checkout.
     pub(crate) async fn take(&self, identifier: &str, repo_root: &str, reclaim: bool) -> Result<Lease> {
         let started = self.monotonic();
         let target = self.resolve(identifier).await?;
-        let machine = self.look(&target).await?;
+        let machine = self.look_for_use(&target).await?;
         if machine.labels.expires_at().is_some_and(|at| at < self.now()) && !machine.labels.keep() {
             return Err(Error::identity(format!("lease has expired: `{}`", target.lease))
                 .with_lease(target.lease.as_str())
@@ -161,7 +174,8 @@ impl Engine {
         let (machine, repo_root) = (machine.clone(), repo_root.to_owned());
         let (provider, scope, now) = (target.spec().name, target.backend.scope(), self.now());
         blocking(move || {
-            let expected = known.as_ref().map_or(Expected::Absent, Expected::Exactly);
+            // Others may use the lease at the same time; only the box must be the one that was looked at.
+            let expected = known.as_ref().map_or(Expected::Absent, Expected::SameResource);
             claims.update(&lease, expected, &Wait::at_most(CLAIM_WAIT), |record| {
                 if known.is_none() {
                     *record = ClaimRecord::new(&lease, "", now);
@@ -175,6 +189,24 @@ impl Engine {
         })
         .await
     }
+}
+
+fn refuse_unfinished(entry: &Entry) -> Result<()> {
+    let doing = match entry.state {
+        Stage::Prepared => "created",
+        Stage::Releasing => "given back",
+        Stage::Acquired => return Ok(()),
+    };
+    let lease = entry.lease_id.as_str();
+    let alive = client_is_alive(entry);
+    let error = if alive {
+        Error::readiness(format!("lease is still being {doing}: `{lease}`"))
+            .with_hint(format!("process {} is at it; try again in a moment", entry.client.pid))
+    } else {
+        Error::readiness(format!("lease was left behind while it was being {doing}: `{lease}`"))
+            .with_hint("`crabbox cleanup` gives it back; create another with `crabbox warmup`")
+    };
+    Err(error.with_lease(lease).with_facts(|facts| facts.retryable = alive))
 }
 
 fn gone(target: &Target) -> Error {

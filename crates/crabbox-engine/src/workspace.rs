@@ -11,7 +11,7 @@ use crabbox_sync::apply::{ApplyOptions, apply_until};
 use crabbox_sync::remote_archive::{RemoteArchiveOptions, sync_archive};
 
 use crate::checkout::Look;
-use crate::engine::{Engine, blocking};
+use crate::engine::{Engine, blocking, interrupted};
 use crate::event::Event;
 use crate::step::Step;
 
@@ -29,6 +29,8 @@ pub(crate) struct SyncWish {
     pub(crate) full: bool,
     /// Longest transfer.
     pub(crate) timeout: Duration,
+    /// Say what was moved.
+    pub(crate) debug: bool,
 }
 
 /// What a sync did.
@@ -62,10 +64,7 @@ impl Engine {
                     .await?;
             }
             match self.unless_cancelled(remote.host_directory(workdir)).await? {
-                Some(directory) => {
-                    self.unless_cancelled(limited(apply(look, directory, wish), wish.timeout))
-                        .await
-                }
+                Some(directory) => apply(self, look, directory, wish).await,
                 None => archive(self, remote, workdir, look, wish).await,
             }
         };
@@ -84,6 +83,9 @@ impl Engine {
             deleted,
             bytes,
         });
+        if wish.debug {
+            self.info(format!("sync moved written={written} deleted={deleted} bytes={bytes}"));
+        }
         self.step(Step::Synced);
         Ok(SyncOutcome {
             elapsed,
@@ -106,14 +108,12 @@ impl Engine {
     }
 }
 
-async fn limited<T>(work: impl Future<Output = Result<T>>, limit: Duration) -> Result<T> {
-    tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
-        Err(Error::sync(format!(
-            "sync timed out after {}",
-            crabbox_core::duration::format(limit)
-        ))
-        .with_hint("raise sync.timeout, or retry with --full-resync or a fresh lease"))
-    })
+fn too_slow(limit: Duration) -> Error {
+    Error::sync(format!(
+        "sync timed out after {}",
+        crabbox_core::duration::format(limit)
+    ))
+    .with_hint("raise sync.timeout, or retry with --full-resync or a fresh lease")
 }
 
 #[derive(Default)]
@@ -126,11 +126,13 @@ struct Moved {
 
 /// The workspace is a directory of this machine: only what differs is copied.
 ///
-/// When this future is dropped, the copying stops soon; the next sync repairs what it left.
-async fn apply(look: Arc<Look>, directory: HostDirectory, wish: SyncWish) -> Result<Moved> {
+/// When the operation is cancelled or takes too long, this returns once the copying has stopped: a box cannot be given
+/// back while files are still written to it. When this future is dropped, the copying stops soon. The next sync repairs
+/// what either left.
+async fn apply(engine: &Engine, look: Arc<Look>, directory: HostDirectory, wish: SyncWish) -> Result<Moved> {
     let stop = StopOnDrop(Arc::new(AtomicBool::new(false)));
     let flag = Arc::clone(&stop.0);
-    blocking(move || {
+    let copying = blocking(move || {
         let started = std::time::Instant::now();
         let options = ApplyOptions {
             delete: wish.delete,
@@ -143,8 +145,18 @@ async fn apply(look: Arc<Look>, directory: HostDirectory, wish: SyncWish) -> Res
             bytes: report.bytes,
             phases: vec![PhaseTiming::ran("manifest_apply", started.elapsed())],
         })
-    })
-    .await
+    });
+    tokio::pin!(copying);
+    let reason = tokio::select! {
+        biased;
+        () = engine.shared.cancel.cancelled() => interrupted(),
+        result = &mut copying => return result,
+        () = tokio::time::sleep(wish.timeout) => too_slow(wish.timeout),
+    };
+    drop(stop);
+    // Its own error says only that it was stopped.
+    let _ = copying.await;
+    Err(reason)
 }
 
 struct StopOnDrop(Arc<AtomicBool>);
@@ -169,9 +181,10 @@ async fn archive(
     // Ended by the token and not by dropping, so that what the transfer left on the box is removed.
     options.cancel = engine.shared.cancel.clone();
     let files = look.manifest.len() as u64;
-    let archive = match look.archive.lock().map(|mut slot| slot.take()) {
-        Ok(Some(archive)) => archive,
-        _ => engine.pack(Arc::clone(&look)).await?,
+    let packed = look.archive.lock().ok().and_then(|mut slot| slot.take());
+    let archive = match packed {
+        Some(archive) => archive,
+        None => engine.pack(Arc::clone(&look)).await?,
     };
     let bytes = archive.length();
     let report = sync_archive(&**remote, &archive, workdir, &options).await?;

@@ -341,3 +341,58 @@ async fn refusals_come_before_anything_is_created() {
     assert_eq!(*world.account.creates.lock().unwrap(), 0);
     assert!(world.records().is_empty());
 }
+
+#[tokio::test]
+async fn nobody_uses_a_box_that_is_still_being_created() {
+    let world = World::new();
+    let other = world.engine();
+    let refused = std::sync::Arc::new(std::sync::Mutex::new(None));
+    let seen = std::sync::Arc::clone(&refused);
+    let creating = world
+        .builder(&world.checkout())
+        .events(std::sync::Arc::new(move |event: &crabbox_engine::Event| {
+            if !matches!(event, crabbox_engine::Event::Step(Step::Created)) {
+                return;
+            }
+            // Another client, which knows the slug that was asked for.
+            let other = other.clone();
+            let used = std::thread::spawn(move || {
+                let mut request = RunRequest::command(["true"]);
+                request.id = Some("wanted".to_owned());
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+                runtime.unwrap().block_on(other.run(request, &mut Discard))
+            });
+            *seen.lock().unwrap() = used.join().unwrap().err();
+        }))
+        .build();
+    let mut request = WarmupRequest::default();
+    request.slug = Some("wanted".parse().unwrap());
+    creating.warmup(request).await.unwrap();
+    let error = refused.lock().unwrap().take().unwrap();
+    assert_eq!(error.kind(), ErrorKind::Readiness);
+    assert!(error.is_retryable());
+    assert!(error.to_string().starts_with("lease is still being created"), "{error}");
+    let mut request = RunRequest::command(["true"]);
+    request.id = Some("wanted".to_owned());
+    assert!(world.engine().run(request, &mut Discard).await.is_ok());
+}
+
+#[tokio::test]
+async fn runs_on_one_lease_at_the_same_time_wait_for_each_other() {
+    let world = World::new();
+    let mut request = WarmupRequest::default();
+    request.slug = Some("shared".parse().unwrap());
+    world.engine().warmup(request).await.unwrap();
+    let mut runs = tokio::task::JoinSet::new();
+    for _ in 0..8 {
+        let engine = world.engine();
+        runs.spawn(async move {
+            let mut request = RunRequest::command(["sh", "-c", "mkdir mine && sleep 0.02 && rmdir mine"]);
+            request.id = Some("shared".to_owned());
+            engine.run(request, &mut Discard).await.map(|outcome| outcome.exit_code)
+        });
+    }
+    while let Some(run) = runs.join_next().await {
+        assert_eq!(run.unwrap().unwrap(), 0);
+    }
+}

@@ -235,6 +235,22 @@ impl ClaimRecord {
         overwrite(&mut self.pond, pond);
     }
 
+    /// Everything that says which resource of which provider the claim is about.
+    pub(super) fn resource(&self) -> impl PartialEq + use<'_> {
+        (
+            (
+                self.lease_id.as_str(),
+                self.provider_name(),
+                self.provider_scope.as_str(),
+            ),
+            (
+                self.cloud_id.as_str(),
+                self.cloud_numeric_id,
+                self.cloud_immutable_id.as_str(),
+            ),
+        )
+    }
+
     /// Records where the box answers; an empty host and port 0 keep what is there.
     pub fn set_endpoint(&mut self, host: &str, port: u16) {
         overwrite(&mut self.ssh_host, host);

@@ -18,6 +18,8 @@ pub enum Expected<'a> {
     Revision(&'a str),
     /// This very claim, revision and all.
     Exactly(&'a ClaimRecord),
+    /// A claim on the same resource as this one. Who else uses the lease may have written times, labels and endpoint.
+    SameResource(&'a ClaimRecord),
 }
 
 impl Expected<'_> {
@@ -29,6 +31,7 @@ impl Expected<'_> {
                 !revision.is_empty() && current.is_some_and(|claim| claim.revision == *revision)
             }
             Self::Exactly(expected) => current == Some(*expected),
+            Self::SameResource(expected) => current.is_some_and(|claim| claim.resource() == expected.resource()),
         }
     }
 }

@@ -132,6 +132,18 @@ fn a_changed_claim_is_not_written_or_removed() {
         let mut txn = store.lock(&lease(LEASE), &forever()).unwrap();
         assert!(txn.remove(expected).is_err());
     }
+    // Who only cares for the resource does not mind; another resource, or none, is another matter.
+    let second = store
+        .update(&lease(LEASE), Expected::SameResource(&first), &forever(), |_| Ok(()))
+        .unwrap();
+    let mut moved = first.clone();
+    moved.cloud_id = "another".to_owned();
+    for (id, expected) in [(LEASE, &moved), ("cbx_000000000007", &first)] {
+        let error = store
+            .update(&lease(id), Expected::SameResource(expected), &forever(), |_| Ok(()))
+            .unwrap_err();
+        assert!(error.is_retryable());
+    }
     let mut txn = store.lock(&lease(LEASE), &forever()).unwrap();
     assert!(store.try_lock(&lease(LEASE)).unwrap().is_none());
     assert!(txn.remove(Expected::Revision(&second.revision)).unwrap());
