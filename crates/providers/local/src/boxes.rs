@@ -74,8 +74,6 @@ fn fill(draft: &Path, directory: &Path, new: &NewBox<'_>) -> Result<()> {
     if let Some(plan) = new.plan {
         store::replace(draft, "plan.json", plan)?;
         store::make_private(&draft.join("root"))?;
-        #[cfg(target_os = "linux")]
-        crate::linux::account_files(&draft.join("etc"))?;
         for name in written {
             make_owned(&draft.join(name), plan)?;
         }

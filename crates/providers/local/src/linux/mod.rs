@@ -22,5 +22,4 @@ pub(crate) mod client;
 pub(crate) use cgroup::describe as describe_groups;
 pub(crate) use probe::{HostFacts, NAMESPACE_CURE, is_privileged};
 pub(crate) use process::is_alive;
-pub(crate) use stage::account_files;
 pub(crate) use supervisor::main as helper_main;

@@ -108,11 +108,15 @@ pub(super) fn build(plan: &Plan) -> Result<()> {
     make_directory(&inside(Path::new(crate::HOME)))?;
     bind(Path::new("home"), Path::new(crate::HOME), Piece::Writable)?;
     make_directory(&inside(Path::new(crate::WORK_ROOT)))?;
+    own_files()?;
     let sealed = hide_and_show(plan)?;
-    for (file, target) in [("etc/passwd", "/etc/passwd"), ("etc/group", "/etc/group")] {
+    for (file, target) in OWN_FILES.iter().zip(["/etc/passwd", "/etc/group"]) {
         if inside(Path::new(target)).exists() {
-            bind(Path::new(file), Path::new(target), Piece::ReadOnly)?;
+            bind(&inside(Path::new(file)), Path::new(target), Piece::ReadOnly)?;
         }
+    }
+    for file in OWN_FILES {
+        fs::remove_file(inside(Path::new(file))).or_error(ErrorKind::Other, || format!("remove {file}"))?;
     }
     for path in sealed {
         seal(&inside(path))?;
@@ -282,7 +286,7 @@ fn hide(path: &Path, shown: &[PathBuf]) -> Result<bool> {
         .or_error(ErrorKind::Other, || format!("hide {}", path.display()))?;
         Ok(true)
     } else {
-        bind(Path::new("etc/empty"), path, Piece::ReadOnly).map(|()| false)
+        bind(&inside(Path::new(".empty")), path, Piece::ReadOnly).map(|()| false)
     }
 }
 
@@ -390,8 +394,11 @@ pub(super) fn kernel_write(path: &Path, text: &str) -> std::io::Result<()> {
     fs::write(path, text)
 }
 
-/// Files of the box that replace those of the host, made by the client before the supervisor starts.
-pub(crate) fn account_files(directory: &Path) -> Result<()> {
+/// Files that replace those of the host: written into the root of the box, where they vanish once they are bound.
+const OWN_FILES: &[&str] = &[".passwd", ".group", ".empty"];
+
+/// Writes the accounts of the box: those of the system, and its one user.
+fn own_files() -> Result<()> {
     let system = |path: &str| {
         let text = fs::read_to_string(path).unwrap_or_default();
         let kept: Vec<String> = text
@@ -411,9 +418,8 @@ pub(crate) fn account_files(directory: &Path) -> Result<()> {
         crate::HOME
     );
     let group = format!("{}\n{user}:x:{INNER_ID}:\n", system("/etc/group"));
-    fs::create_dir(directory).or_error(ErrorKind::Other, || format!("make {}", directory.display()))?;
-    for (name, text) in [("passwd", passwd.as_str()), ("group", group.as_str()), ("empty", "")] {
-        let path = directory.join(name);
+    for (name, text) in OWN_FILES.iter().zip([passwd.as_str(), group.as_str(), ""]) {
+        let path = inside(Path::new(name));
         crate::store::write_new(&path, text.as_bytes())?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644))
             .or_error(ErrorKind::Other, || format!("make {} readable", path.display()))?;
