@@ -1,6 +1,9 @@
 //! How the process ends: an exit status, and the lines that explain it.
 
+use std::time::Duration;
+
 use crabbox_core::{Error, ErrorKind};
+use crabbox_evidence::timing::{ExitSource, TimingReport};
 use serde::Serialize;
 
 use crate::output::{ErrorFormat, Output, READER_GONE, ReaderGone, escape};
@@ -19,7 +22,11 @@ enum Status {
     /// A status whose reason is already on standard output.
     Explained(u8),
     /// The remote command's own status.
-    Command { code: u8, lease: Option<String> },
+    Command {
+        code: u8,
+        source: ExitSource,
+        lease: Option<String>,
+    },
     /// Ours, with another exit status than its kind's.
     Failed { error: Error, code: u8 },
 }
@@ -39,11 +46,11 @@ impl Ending {
     }
 
     /// The remote command's own exit status.
-    pub(crate) fn of_command(code: u8, lease: Option<String>) -> Self {
+    pub(crate) fn of_command(code: u8, source: ExitSource, lease: Option<String>) -> Self {
         let status = if code == 0 {
             Status::Success
         } else {
-            Status::Command { code, lease }
+            Status::Command { code, source, lease }
         };
         Self {
             status,
@@ -57,6 +64,28 @@ impl Ending {
             status: Status::Failed { error, code },
             last_line: None,
         }
+    }
+
+    /// A failure before there was any outcome, with the times that are promised for every end.
+    ///
+    /// # Errors
+    /// The failure itself, when nobody reads the output any more.
+    pub(crate) fn timed_failure(
+        failure: anyhow::Error,
+        command: &str,
+        mut timing: TimingReport,
+        elapsed: Duration,
+    ) -> anyhow::Result<Self> {
+        let failure = with_cure(failure, &[command.to_owned()]);
+        if failure.chain().any(|cause| cause.is::<ReaderGone>()) {
+            return Err(failure);
+        }
+        let error = ours(failure);
+        let code = error.kind().exit_code();
+        timing.end_to_end = elapsed;
+        timing.set_error(code.into(), &error);
+        let line = timing.to_json()?;
+        Ok(Self::failed(error, code).with_last_line(Some(line)))
     }
 
     /// Whether the exit status will be 0.
@@ -131,7 +160,8 @@ fn text(status: &Status, output: &Output) -> u8 {
             if let Some(hint) = error.hint() {
                 output.last_line(&format!("{} {}", output.paint("36", "hint:"), escape(hint)));
             }
-            output.last_line(&error.to_string());
+            // Words of a box may be part of it, such as the name of a file.
+            output.last_line(&escape(&error.to_string()));
             *code
         }
     }
@@ -141,7 +171,7 @@ fn json(status: &Status, output: &Output) -> u8 {
     match status {
         Status::Success => 0,
         Status::Explained(code) => *code,
-        Status::Command { code, lease } => {
+        Status::Command { code, source, lease } => {
             let message = command_message(*code);
             let report = Report {
                 kind: "command",
@@ -151,7 +181,10 @@ fn json(status: &Status, output: &Output) -> u8 {
                 lease: lease.as_deref(),
                 retryable: false,
                 exit_code: *code,
-                exit_source: "command",
+                exit_source: match source {
+                    ExitSource::Signal => "signal",
+                    _ => "command",
+                },
             };
             object(&report, output)
         }

@@ -199,22 +199,28 @@ impl Output {
     }
 }
 
-/// Text for a terminal: what could move the cursor is written out.
+/// Text for a terminal: what could move the cursor, begin a line or turn the direction of writing is written out.
 pub(crate) fn escape(text: &str) -> String {
-    if text
-        .chars()
-        .any(|character| character.is_control() && character != '\t')
-    {
-        text.chars()
-            .map(|character| match character {
-                '\t' => "\t".to_owned(),
-                control if control.is_control() => control.escape_default().to_string(),
-                plain => plain.to_string(),
-            })
-            .collect()
-    } else {
-        text.to_owned()
+    if !text.chars().any(misleads) {
+        return text.to_owned();
     }
+    text.chars()
+        .map(|character| {
+            if misleads(character) {
+                character.escape_default().to_string()
+            } else {
+                character.to_string()
+            }
+        })
+        .collect()
+}
+
+fn misleads(character: char) -> bool {
+    let turns = matches!(
+        character,
+        '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
+    );
+    turns || (character.is_control() && character != '\t')
 }
 
 /// A value of a `key=value` line: `-` when it is empty, and never more than one line.
@@ -229,6 +235,7 @@ mod tests {
     #[test]
     fn control_characters_are_written_out() {
         assert_eq!(escape("a\u{1b}[31m\tb\n"), "a\\u{1b}[31m\tb\\n");
+        assert_eq!(escape("é\u{202e}fdp.exe"), "é\\u{202e}fdp.exe");
         assert_eq!(value(""), "-");
         assert_eq!(value("x y"), "x y");
     }

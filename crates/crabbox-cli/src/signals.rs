@@ -18,6 +18,10 @@ pub(crate) fn install(token: &CancellationToken) -> std::io::Result<()> {
 
     let second = Arc::new(AtomicBool::new(false));
     for number in [SIGINT, SIGTERM, SIGHUP] {
+        // `nohup` asks for the end of the terminal to be ignored.
+        if number == SIGHUP && is_ignored(number) {
+            continue;
+        }
         // Handlers run in this order: the default action is taken only when an earlier signal has set the flag.
         flag::register_conditional_default(number, Arc::clone(&second))?;
         flag::register(number, Arc::clone(&second))?;
@@ -30,6 +34,17 @@ pub(crate) fn install(token: &CancellationToken) -> std::io::Result<()> {
         });
     }
     Ok(())
+}
+
+/// Whether whoever started this process made it ignore a signal, as far as the system tells.
+#[cfg(unix)]
+fn is_ignored(number: i32) -> bool {
+    let Ok(status) = std::fs::read_to_string("/proc/self/status") else {
+        return false;
+    };
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask & (1 << (number - 1)) != 0)
 }
 
 /// Cancels `token` at the first Ctrl-C; the second one ends the process.

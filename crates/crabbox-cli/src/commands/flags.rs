@@ -89,6 +89,14 @@ pub(crate) struct LeaseFlags {
     target: TargetFlags,
 }
 
+impl LeaseFlags {
+    /// The idle timeout that was asked for.
+    pub(crate) fn idle_timeout(&self) -> Result<Option<Duration>> {
+        let given = self.idle_timeout.as_deref();
+        given.map(crabbox_core::duration::parse).transpose()
+    }
+}
+
 /// Data for programs.
 #[derive(Args, Clone, Copy, Debug)]
 #[command(next_help_heading = heading::OUTPUT)]

@@ -3,12 +3,13 @@
 use anyhow::Context as _;
 use clap::Args;
 use crabbox_core::Error;
+use crabbox_evidence::text::{field, hostile};
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::flags::{JsonFlag, RunName};
 use crate::ending::Ending;
-use crate::output::{escape, value};
+use crate::output::value;
 use crate::session::Session;
 
 /// Shows the test results of a recorded run.
@@ -112,10 +113,10 @@ fn row(failed: &Failed) -> String {
     } else {
         format!("{}.{}", failed.classname, failed.name)
     };
-    let mut row = format!("  {} {:<8} {}", value(location), value(&failed.kind), escape(&name));
+    let mut row = format!("  {} {:<8} {}", field(location), field(&failed.kind), hostile(&name));
     if let Some(line) = failed.message.lines().next().filter(|line| !line.is_empty()) {
         row.push_str(" — ");
-        row.push_str(&escape(line));
+        row.push_str(&hostile(line));
     }
     row
 }

@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::path::PathBuf;
+use std::time::Instant;
 
-use anyhow::Context as _;
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
-use crabbox_core::{Error, Result};
-use crabbox_engine::api::{CommandSource, ExitSource, RunOutcome, RunRequest, StopAfter};
+use crabbox_core::{Error, ErrorKind, IntoError as _, Result};
+use crabbox_engine::Engine;
+use crabbox_engine::api::{CommandSource, ExitSource, RunOutcome, RunRequest, ScriptReader, StopAfter};
+use crabbox_evidence::timing::TimingReport;
 
 use super::flags::{LeaseFlags, heading};
 use crate::ending::Ending;
@@ -16,8 +18,8 @@ use crate::grammar::go_boolean;
 use crate::render::{Renderer, Streams};
 use crate::session::Session;
 
-/// Largest script that is read from standard input: 8 MiB, far above any script a person wrote.
-const LARGEST_SCRIPT: u64 = 8 * 1024 * 1024;
+/// Largest script that is read from standard input, as of a script file: 16 MiB, far above any script a person wrote.
+const LARGEST_SCRIPT: u64 = 16 * 1024 * 1024;
 
 /// Runs a command in a box that holds this checkout.
 ///
@@ -201,11 +203,34 @@ impl From<StopWhen> for StopAfter {
 
 /// Runs it.
 pub(crate) async fn run(args: RunArgs, session: &Session) -> anyhow::Result<Ending> {
+    let (begun, timing_json) = (Instant::now(), args.output.timing_json);
+    let mut provider = String::new();
+    match attempt(args, session, &mut provider).await {
+        // Programs count on the times whichever stage failed.
+        Err(failure) if timing_json => {
+            Ending::timed_failure(failure, "run", TimingReport::new(provider), begun.elapsed())
+        }
+        ended => ended,
+    }
+}
+
+async fn attempt(args: RunArgs, session: &Session, provider: &mut String) -> anyhow::Result<Ending> {
     let (timing_json, sync_only) = (args.output.timing_json, args.sync.sync_only);
     let engine = session.engine(Renderer::for_run(session, timing_json))?;
+    *provider = provider_name(&engine);
     let request = request(args, session)?;
     let outcome = engine.run(request, &mut Streams::new(session)).await?;
     conclude(outcome, Finish { timing_json, sync_only }, session)
+}
+
+/// Canonical name of the selected provider; empty when it is not in this build.
+pub(super) fn provider_name(engine: &Engine) -> String {
+    let registry = engine.registry();
+    let selected = match &engine.config().config.provider {
+        Some(selection) => registry.get(&selection.name),
+        None => registry.fallback(),
+    };
+    selected.map(|provider| provider.spec().name.to_owned()).unwrap_or_default()
 }
 
 /// What a run prints when it is over.
@@ -232,10 +257,10 @@ pub(crate) fn conclude(outcome: RunOutcome, finish: Finish, session: &Session) -
         (ExitSource::Crabbox, Some(error)) => Ending::failed(error, outcome.exit_code),
         (ExitSource::Crabbox, None) => Ending::explained(outcome.exit_code),
         // The command's own status, or that of the signal which ended it.
-        (_, None) => Ending::of_command(outcome.exit_code, lease),
-        (_, Some(error)) => {
+        (source, None) => Ending::of_command(outcome.exit_code, source, lease),
+        (source, Some(error)) => {
             session.output.warning(&error.to_string());
-            Ending::of_command(outcome.exit_code, lease)
+            Ending::of_command(outcome.exit_code, source, lease)
         }
     };
     Ok(ending.with_last_line(last_line))
@@ -262,6 +287,7 @@ fn request(args: RunArgs, session: &Session) -> anyhow::Result<RunRequest> {
     request.keep = box_.keep;
     request.keep_on_failure = box_.keep_on_failure;
     request.stop_after = box_.stop_after.map(StopAfter::from).unwrap_or_default();
+    request.idle_timeout = lease.idle_timeout()?;
     request.slug = lease.slug;
     request.preset = what.preset;
     request.scenario = what.scenario;
@@ -289,7 +315,21 @@ fn request(args: RunArgs, session: &Session) -> anyhow::Result<RunRequest> {
     Ok(request)
 }
 
-/// What to execute. Standard input is read last, when nothing else can be refused here any more.
+fn read_script() -> Result<Bytes> {
+    let mut script = Vec::new();
+    std::io::stdin()
+        .lock()
+        .take(LARGEST_SCRIPT + 1)
+        .read_to_end(&mut script)
+        .or_error(ErrorKind::Usage, || "read the script from standard input".to_owned())?;
+    if script.len() as u64 > LARGEST_SCRIPT {
+        return Err(Error::usage(format!("script is longer than {LARGEST_SCRIPT} bytes"))
+            .with_hint("put it into the checkout and run it from there"));
+    }
+    Ok(Bytes::from(script))
+}
+
+/// What to execute. A script on standard input is not read yet: a refused run leaves it alone.
 fn command_source(
     what: &WhatFlags,
     command: Vec<String>,
@@ -316,19 +356,8 @@ fn command_source(
         return Ok(CommandSource::ScriptFile { path, args: command });
     }
     if what.script_stdin {
-        let mut script = Vec::new();
-        std::io::stdin()
-            .lock()
-            .take(LARGEST_SCRIPT + 1)
-            .read_to_end(&mut script)
-            .context("cannot read the script from standard input")?;
-        if script.len() as u64 > LARGEST_SCRIPT {
-            return Err(Error::usage(format!("script is longer than {LARGEST_SCRIPT} bytes"))
-                .with_hint("put it into the checkout and run it from there")
-                .into());
-        }
-        return Ok(CommandSource::ScriptBytes {
-            script: Bytes::from(script),
+        return Ok(CommandSource::ScriptReader {
+            script: ScriptReader::new(read_script),
             args: command,
         });
     }

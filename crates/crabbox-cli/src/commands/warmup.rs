@@ -38,7 +38,20 @@ pub(crate) struct WarmupArgs {
 
 /// Runs it.
 pub(crate) async fn run(args: WarmupArgs, session: &Session) -> anyhow::Result<Ending> {
+    let (begun, timing_json) = (Instant::now(), args.timing_json);
+    let mut provider = String::new();
+    match attempt(args, session, &mut provider).await {
+        // Programs count on the times whichever stage failed.
+        Err(failure) if timing_json => {
+            Ending::timed_failure(failure, "warmup", TimingReport::new(provider), begun.elapsed())
+        }
+        ended => ended,
+    }
+}
+
+async fn attempt(args: WarmupArgs, session: &Session, provider: &mut String) -> anyhow::Result<Ending> {
     let engine = session.engine(Renderer::plain(session))?;
+    *provider = provider_name(&engine);
     let mut request = WarmupRequest::default();
     request.slug = args.lease.slug;
     request.keep = args.keep;

@@ -13,4 +13,6 @@ mod local;
 #[cfg(not(feature = "provider-local"))]
 mod no_provider;
 mod settings;
+#[cfg(all(feature = "provider-local", target_os = "linux"))]
+mod signals;
 mod support;
