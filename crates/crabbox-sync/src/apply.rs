@@ -30,6 +30,8 @@ const METADATA: &[u8] = b".crabbox";
 const STORED: &[u8] = b"sync-manifest";
 /// Largest stored manifest that is believed.
 const MAX_STORED: u64 = 512 << 20;
+/// Most paths of a stored manifest that is believed: each costs memory here, however short the box made it.
+const MAX_STORED_PATHS: usize = 4 << 20;
 /// Entries that one worker takes at a time.
 const CHUNK: usize = 256;
 /// Files up to this length are copied through memory, larger ones by the kernel.
@@ -207,7 +209,8 @@ fn read_stored(root: &mut Beneath) -> Result<Option<Vec<u8>>> {
     file.take(MAX_STORED)
         .read_to_end(&mut content)
         .or_error(ErrorKind::Sync, failed)?;
-    Ok(Some(content))
+    let believed = content.iter().filter(|byte| **byte == 0).count() <= MAX_STORED_PATHS;
+    Ok(Some(content).filter(|_| believed))
 }
 
 /// Safe paths of a stored manifest, sorted. The box can write to it, so each path is checked.

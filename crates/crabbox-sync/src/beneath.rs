@@ -11,6 +11,9 @@ use std::path::Path;
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Stat, Uid};
 use rustix::io::Errno;
 
+/// Depth from which a directory is moved up before it is removed, so that no depth of nesting uses up the descriptors.
+const DEEP: usize = 64;
+
 /// What to do about a directory that is not there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Missing {
@@ -225,6 +228,7 @@ pub(crate) fn remove(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
 /// Removes a directory without recursion, so that no depth of nesting exhausts the stack.
 fn remove_tree(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
     let mut open = vec![(name.to_vec(), open_directory(directory, name, Missing::Fail, None)?)];
+    let mut moved: u64 = 0;
     while let Some((_, current)) = open.last() {
         let mut below = None;
         let mut listing = rustix::fs::Dir::read_from(current)?;
@@ -240,6 +244,16 @@ fn remove_tree(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
                     below = Some(child.to_vec());
                     break;
                 }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        if let (Some(child), true) = (&below, open.len() > DEEP) {
+            let (_, top) = &open[0];
+            // A name that is taken by a directory with something in it is left to the next try.
+            let place = format!(".crabbox-deep-{moved}");
+            moved += 1;
+            match rustix::fs::renameat(current, child.as_slice(), top, place) {
+                Ok(()) | Err(Errno::NOENT | Errno::NOTEMPTY | Errno::EXIST | Errno::NOTDIR) => continue,
                 Err(error) => return Err(error.into()),
             }
         }

@@ -263,6 +263,50 @@ fn a_hostile_stored_manifest_removes_nothing_outside() {
 }
 
 #[test]
+fn a_stored_manifest_of_countless_paths_is_not_believed() {
+    let pair = Pair::new();
+    pair.write("a", "1");
+    pair.apply();
+    std::fs::write(pair.target.join("kept"), "by the box").unwrap();
+    let mut stored = b"x\0".repeat(4 << 20);
+    stored.extend(b"kept\0");
+    std::fs::write(pair.target.join(".crabbox/sync-manifest"), stored).unwrap();
+    pair.apply();
+    assert!(pair.target.join("kept").exists());
+    assert_eq!(
+        std::fs::read(pair.target.join(".crabbox/sync-manifest")).unwrap(),
+        b"a\0"
+    );
+}
+
+#[test]
+fn a_directory_in_the_way_is_removed_however_deep_it_is() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    const DEPTH: usize = 2000;
+    let limit = getrlimit(Resource::Nofile);
+    let few = Rlimit {
+        current: Some(512),
+        ..limit
+    };
+    setrlimit(Resource::Nofile, few).unwrap();
+    let pair = Pair::new();
+    pair.write("a", "1");
+    let mut at = rustix::fs::open(&pair.target, rustix::fs::OFlags::PATH, rustix::fs::Mode::empty()).unwrap();
+    for name in std::iter::once("a").chain(std::iter::repeat_n("d", DEPTH)) {
+        rustix::fs::mkdirat(&at, name, rustix::fs::Mode::RWXU).unwrap();
+        at = rustix::fs::openat(&at, name, rustix::fs::OFlags::PATH, rustix::fs::Mode::empty()).unwrap();
+    }
+    // Names that removal could use are taken.
+    for number in 0..3 {
+        std::fs::create_dir_all(pair.target.join(format!("a/.crabbox-deep-{number}/below"))).unwrap();
+    }
+    let applied = pair.try_apply(&ApplyOptions::default());
+    setrlimit(Resource::Nofile, limit).unwrap();
+    applied.unwrap();
+    pair.assert_equal();
+}
+
+#[test]
 fn an_interrupted_apply_is_repaired() {
     let pair = Pair::new();
     pair.write("old", "1");
