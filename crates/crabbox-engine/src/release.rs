@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crabbox_core::{Backend, Error, LeaseId, Machine, Observed, Outcome, ProviderSpec, Result, Slug, authority};
 use crabbox_state::claims::{ClaimRecord, Expected};
+use crabbox_state::disk::lacks_space;
 use crabbox_state::journal::Handle;
 use crabbox_state::lock::Wait;
 
@@ -64,10 +65,10 @@ impl Engine {
         }
         let mut entry = match entry {
             Some(entry) => Some(entry),
-            None => self.journal_entry_for(spec, &lease, claim.as_ref())?,
+            None => unless_full(self.journal_entry_for(spec, &lease, claim.as_ref()))?.flatten(),
         };
         if let Some(entry) = &mut entry {
-            entry.releasing()?;
+            unless_full(entry.releasing())?;
         }
         self.step(Step::Releasing);
 
@@ -166,6 +167,15 @@ impl Engine {
             Ok(())
         })?;
         Ok(lease)
+    }
+}
+
+/// Lets a full disk keep nobody from destroying what may fill it. A crash on the way leaves a claim or an entry as it
+/// was, and both lead to the box.
+fn unless_full<T>(outcome: Result<T>) -> Result<Option<T>> {
+    match outcome {
+        Err(error) if lacks_space(&error) => Ok(None),
+        other => other.map(Some),
     }
 }
 

@@ -396,3 +396,43 @@ async fn runs_on_one_lease_at_the_same_time_wait_for_each_other() {
         assert_eq!(run.unwrap().unwrap(), 0);
     }
 }
+
+#[tokio::test]
+async fn a_full_disk_keeps_no_box_alive() {
+    for keep in [false, true] {
+        let world = World::new();
+        let full = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let (filling, seen) = (std::sync::Arc::clone(&full), std::sync::Arc::clone(&full));
+        let disk = crabbox_state::Disk::new().observed(move |step, _| {
+            use crabbox_state::disk::Step as Effect;
+            let takes_room = matches!(step, Effect::CreateTemporary | Effect::Write | Effect::Append);
+            if takes_room && seen.load(std::sync::atomic::Ordering::Relaxed) {
+                return Err(std::io::ErrorKind::StorageFull.into());
+            }
+            Ok(())
+        });
+        let engine = world
+            .builder(&world.checkout())
+            .disk(disk)
+            .events(std::sync::Arc::new(move |event: &crabbox_engine::Event| {
+                // What the command writes fills the disk.
+                if matches!(event, crabbox_engine::Event::Step(Step::CommandStarted)) {
+                    filling.store(true, std::sync::atomic::Ordering::Relaxed);
+                }
+            }))
+            .build();
+        if keep {
+            let lease = engine.warmup(WarmupRequest::default()).await.unwrap().lease;
+            full.store(true, std::sync::atomic::Ordering::Relaxed);
+            let mut stop = StopRequest::default();
+            stop.id = lease.lease.to_string();
+            assert_eq!(engine.stop(stop).await.unwrap().outcome, Outcome::Deleted);
+        } else {
+            let outcome = engine.run(RunRequest::command(["true"]), &mut Discard).await.unwrap();
+            assert!(outcome.released);
+        }
+        assert!(full.load(std::sync::atomic::Ordering::Relaxed));
+        assert!(world.account.ids().is_empty());
+        assert!(world.records().is_empty(), "{:?}", world.records());
+    }
+}

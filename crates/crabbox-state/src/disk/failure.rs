@@ -1,5 +1,6 @@
 //! What a failing disk means to the user.
 
+use std::error::Error as _;
 use std::io;
 use std::path::Path;
 
@@ -8,7 +9,7 @@ use crabbox_core::{Error, ErrorKind};
 /// Turns a failure of the disk into an error that names the path and the cure.
 pub(crate) fn io_error(action: &str, path: &Path, cause: io::Error) -> Error {
     let (kind, hint) = match cause.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => (
+        full if is_full(full) => (
             ErrorKind::Other,
             Some("free some disk space and try again; what was stored before is unchanged"),
         ),
@@ -26,6 +27,28 @@ pub(crate) fn io_error(action: &str, path: &Path, cause: io::Error) -> Error {
         Some(hint) => error.with_hint(hint),
         None => error,
     }
+}
+
+/// Whether a write failed because there is no room for it, so that making room is the cure.
+pub fn lacks_space(error: &Error) -> bool {
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        if error
+            .downcast_ref::<io::Error>()
+            .is_some_and(|error| is_full(error.kind()))
+        {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+fn is_full(kind: io::ErrorKind) -> bool {
+    matches!(
+        kind,
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
+    )
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use crabbox_core::Result;
 pub(crate) use failure::io_error;
+pub use failure::lacks_space;
 pub(crate) use names::{is_hidden, names, sweep};
 use tempfile::{Builder, NamedTempFile};
 
