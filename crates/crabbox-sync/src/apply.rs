@@ -36,6 +36,8 @@ const MAX_STORED_PATHS: usize = 4 << 20;
 const CHUNK: usize = 256;
 /// Files up to this length are copied through memory, larger ones by the kernel.
 const SMALL: u64 = 128 * 1024;
+/// Bytes of a large file that are copied before cancellation is looked at again.
+const PIECE: u64 = 16 << 20;
 
 /// How to apply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,15 +141,12 @@ pub fn apply_until(
     let written = (0..manifest.len().div_ceil(CHUNK))
         .into_par_iter()
         .map_init(
-            || Worker::new(&source_root, &root, options.checksum, &reflinks).or_error(ErrorKind::Sync, failed),
+            || Worker::new(&source_root, &root, options.checksum, &reflinks, cancel).or_error(ErrorKind::Sync, failed),
             |worker, chunk| {
                 let worker = match worker {
                     Ok(worker) => worker,
                     Err(error) => return Err(Error::new(error.kind(), error.to_string())),
                 };
-                if cancel.load(Ordering::Relaxed) {
-                    return Err(Error::cancelled("sync was cancelled"));
-                }
                 let places = chunk * CHUNK..((chunk + 1) * CHUNK).min(manifest.len());
                 let mut report = ApplyReport::default();
                 places
@@ -297,28 +296,44 @@ fn is_not_there(error: &io::Error) -> bool {
         .any(|known| error.raw_os_error() == Some(known.raw_os_error()))
 }
 
+fn refuse_if_cancelled(cancel: &AtomicBool) -> Result<()> {
+    if cancel.load(Ordering::Relaxed) {
+        return Err(Error::cancelled("sync was cancelled"));
+    }
+    Ok(())
+}
+
 /// One thread's open directories on both sides.
 struct Worker<'a> {
     source: Beneath,
     destination: Beneath,
     checksum: bool,
     reflinks: &'a AtomicBool,
+    cancel: &'a AtomicBool,
     buffer: Vec<u8>,
 }
 
 impl<'a> Worker<'a> {
-    fn new(source: &Beneath, destination: &Beneath, checksum: bool, reflinks: &'a AtomicBool) -> io::Result<Self> {
+    fn new(
+        source: &Beneath,
+        destination: &Beneath,
+        checksum: bool,
+        reflinks: &'a AtomicBool,
+        cancel: &'a AtomicBool,
+    ) -> io::Result<Self> {
         let [source, destination] = [source.another()?, destination.another()?];
         Ok(Self {
             source,
             destination,
             checksum,
             reflinks,
+            cancel,
             buffer: Vec::new(),
         })
     }
 
     fn apply(&mut self, entry: &Entry<'_>, report: &mut ApplyReport) -> Result<()> {
+        refuse_if_cancelled(self.cancel)?;
         if !is_safe_path(entry.path) {
             return Err(Error::sync(format!("unsafe sync path: `{}`", entry.path.as_bstr())));
         }
@@ -420,10 +435,17 @@ impl<'a> Worker<'a> {
         }
         let mut target = beneath::create_file(to, to_name).or_error(ErrorKind::Sync, write)?;
         beneath::give(&target, owner).or_error(ErrorKind::Sync, write)?;
-        let copied = copy(&mut source, &mut target, entry.size, self.reflinks, &mut self.buffer)
+        let (reflinks, cancel) = (self.reflinks, self.cancel);
+        let copied = copy(&mut source, &mut target, entry.size, reflinks, cancel, &mut self.buffer)
             .or_error(ErrorKind::Sync, || {
                 format!("copy `{}` to the box", entry.path.as_bstr())
             })?;
+        if copied < entry.size
+            && let Err(cancelled) = refuse_if_cancelled(cancel)
+        {
+            discard(to, to_name);
+            return Err(cancelled);
+        }
         let after = stat_key(&source.metadata().or_error(ErrorKind::Sync, read)?);
         if copied != entry.size || after.size != before.size || after.mtime_ns != before.mtime_ns {
             discard(to, to_name);
@@ -455,12 +477,14 @@ fn same_content(left: &mut File, right: &mut File) -> io::Result<bool> {
     }
 }
 
-/// Shares the blocks where the file system can, else copies.
+/// Shares the blocks where the file system can, else copies, and stops early when the apply is cancelled. Returns how many
+/// bytes were copied.
 fn copy(
     source: &mut File,
     target: &mut File,
     size: u64,
     reflinks: &AtomicBool,
+    cancel: &AtomicBool,
     buffer: &mut Vec<u8>,
 ) -> io::Result<u64> {
     if size <= SMALL {
@@ -475,7 +499,14 @@ fn copy(
         }
         reflinks.store(false, Ordering::Relaxed);
     }
-    io::copy(source, target)
+    let mut copied = 0;
+    loop {
+        let piece = io::copy(&mut (&*source).take(PIECE), target)?;
+        copied += piece;
+        if piece < PIECE || cancel.load(Ordering::Relaxed) {
+            return Ok(copied);
+        }
+    }
 }
 
 #[cfg(target_os = "linux")]
