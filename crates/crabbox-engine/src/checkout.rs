@@ -67,10 +67,7 @@ impl Engine {
     /// Looks at the checkout and refuses one that is too large, before anything is paid for. What counts is what changed, or
     /// everything where the `whole` checkout travels each time.
     pub(crate) async fn look_at(&self, checkout: &Checkout, force_large: bool, whole: bool) -> Result<Look> {
-        checkout
-            .source
-            .require_syncable()
-            .map_err(|error| error.context("build sync file list"))?;
+        checkout.source.require_syncable()?;
         let sync = self.settings().sync();
         let source = Arc::clone(&checkout.source);
         let cache_file = StatCache::file_for(&self.shared.runtime.directories.cache.join("stat"), source.root());

@@ -230,7 +230,9 @@ pub(super) fn provider_name(engine: &Engine) -> String {
         Some(selection) => registry.get(&selection.name),
         None => registry.fallback(),
     };
-    selected.map(|provider| provider.spec().name.to_owned()).unwrap_or_default()
+    selected
+        .map(|provider| provider.spec().name.to_owned())
+        .unwrap_or_default()
 }
 
 /// What a run prints when it is over.

@@ -1,12 +1,15 @@
 //! `crabbox warmup`
 
+use std::time::Instant;
+
 use clap::{ArgAction, Args};
 use crabbox_core::duration;
 use crabbox_engine::api::WarmupRequest;
 use crabbox_engine::event::LeaseInfo;
-use crabbox_evidence::timing::warmup_complete_line;
+use crabbox_evidence::timing::{TimingReport, warmup_complete_line};
 
 use super::flags::{LeaseFlags, heading};
+use super::run::provider_name;
 use crate::ending::Ending;
 use crate::output::value;
 use crate::render::Renderer;

@@ -12,6 +12,8 @@ mod init;
 mod local;
 #[cfg(not(feature = "provider-local"))]
 mod no_provider;
+#[cfg(all(feature = "provider-local", target_os = "linux"))]
+mod run_ends;
 mod settings;
 #[cfg(all(feature = "provider-local", target_os = "linux"))]
 mod signals;

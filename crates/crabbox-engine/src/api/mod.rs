@@ -14,7 +14,7 @@ use serde::Serialize;
 pub use checkpoint::{
     CheckpointCreateRequest, CheckpointForkRequest, CheckpointMode, CheckpointRestoreRequest, ForkOutcome,
 };
-pub use run::{CommandSource, ExitSource, RunOutcome, RunRequest, StopAfter};
+pub use run::{CommandSource, ExitSource, RunOutcome, RunRequest, ScriptReader, StopAfter};
 
 use crate::event::LeaseInfo;
 

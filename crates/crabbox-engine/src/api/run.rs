@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use crabbox_core::{Error, RunId};
+use crabbox_core::{Error, Result, RunId};
 use crabbox_evidence::junit::Summary;
 pub use crabbox_evidence::timing::ExitSource;
 use crabbox_evidence::timing::TimingReport;
@@ -65,6 +67,34 @@ pub enum CommandSource {
         /// Its arguments.
         args: Vec<String>,
     },
+    /// A script that is read when nothing speaks against the run any more, and its arguments.
+    ScriptReader {
+        /// Where the script comes from.
+        script: ScriptReader,
+        /// Its arguments.
+        args: Vec<String>,
+    },
+}
+
+/// Reads a script, such as one from standard input, at most once per run. It may wait for whoever writes the script.
+#[derive(Clone)]
+pub struct ScriptReader(Arc<dyn Fn() -> Result<Bytes> + Send + Sync>);
+
+impl ScriptReader {
+    /// Reads by calling `read`.
+    pub fn new(read: impl Fn() -> Result<Bytes> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(read))
+    }
+
+    pub(crate) fn read(&self) -> Result<Bytes> {
+        (self.0)()
+    }
+}
+
+impl std::fmt::Debug for ScriptReader {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("ScriptReader")
+    }
 }
 
 /// Asks for one run. Everything about the box that is not here comes from the engine's config.
@@ -85,6 +115,8 @@ pub struct RunRequest {
     pub stop_after: StopAfter,
     /// Take over a lease that another checkout has claimed.
     pub reclaim: bool,
+    /// New idle timeout of an existing lease; one that is created has that of the config.
+    pub idle_timeout: Option<Duration>,
     /// Skip sync.
     pub no_sync: bool,
     /// Only sync.

@@ -30,6 +30,12 @@ impl Run<'_> {
         self.digest(verdict, classification);
         // A command that never started left nothing that the message does not say.
         self.output.as_ref()?;
+        let bundle = self.leave_bundle().await;
+        self.tails(verdict);
+        bundle
+    }
+
+    async fn leave_bundle(&mut self) -> Option<PathBuf> {
         match self.bundle().await {
             Ok(written) => {
                 self.engine.info(written.line());
@@ -66,7 +72,7 @@ impl Run<'_> {
             &output.stderr.tail
         };
         let hint = verdict.error.as_ref().and_then(Error::hint);
-        let mut lines = Digest {
+        let lines = Digest {
             phase: "command",
             classification: *classification,
             hint,
@@ -79,6 +85,12 @@ impl Run<'_> {
             tail,
         }
         .lines();
+        self.engine.emit(Event::FailureDigest { lines });
+    }
+
+    fn tails(&self, verdict: &Verdict) {
+        let Some(output) = &self.output else { return };
+        let mut lines = Vec::new();
         if verdict.code == 127 {
             lines.push("hint: exit 127 means that the program was not found on the box".to_owned());
         }

@@ -33,16 +33,16 @@ impl Run<'_> {
         let mut verdict = self.judge(ended).await;
         self.engine.step(Step::Collected);
         let classification = self.complete_timing(&verdict).await;
-        let bundle = self.explain(&verdict, classification.as_ref()).await;
         if let Err(error) = self.finish_record(&verdict, classification.as_ref()) {
             self.engine
                 .warn(format!("the record of this run is incomplete: {error}"));
         }
         self.engine.step(Step::Recorded);
         self.summarise(&verdict);
+        let bundle = self.explain(&verdict, classification.as_ref()).await;
         drop(self.workspace.take());
         let released = self.release(&mut verdict).await;
-        self.timing.set_exit(verdict.code, verdict.source);
+        self.set_exit(&verdict);
         self.append_timing(&mut verdict);
 
         RunOutcome {
@@ -121,7 +121,7 @@ impl Run<'_> {
         let now = self.engine.monotonic();
         self.timing.total = now.saturating_sub(self.leased);
         self.timing.end_to_end = now.saturating_sub(self.begun);
-        self.timing.set_exit(verdict.code, verdict.source);
+        self.set_exit(verdict);
         self.timing.artifacts.clone_from(&self.artifacts);
         if let Some(output) = &self.output {
             self.timing.command_phases = output
@@ -148,6 +148,13 @@ impl Run<'_> {
         self.timing.retry_likely = Some(classification.retry_likely);
         self.timing.resource_exhaustion = classification.resource_exhaustion;
         Some(classification)
+    }
+
+    fn set_exit(&mut self, verdict: &Verdict) {
+        match &verdict.error {
+            Some(error) => self.timing.set_error(verdict.code, error),
+            None => self.timing.set_exit(verdict.code, verdict.source),
+        }
     }
 
     fn classify(&self, verdict: &Verdict) -> Classification {
@@ -232,7 +239,7 @@ impl Run<'_> {
     async fn release(&mut self, verdict: &mut Verdict) -> bool {
         let failed = verdict.code != 0;
         // A new box whose handle nobody could read would stay for nobody.
-        let handle_lost = self.plan.lease_output.as_ref().is_some_and(|path| !path.exists());
+        let handle_lost = self.plan.lease_output.is_some() && !self.handle_written;
         let releases = self.will_release(failed) || (self.created() && handle_lost);
         if !releases {
             if let Err(error) = self.keep_lease(failed).await {

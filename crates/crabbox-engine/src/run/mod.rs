@@ -48,6 +48,8 @@ struct Run<'a> {
     begun: Duration,
     leased: Duration,
     workspace: Option<LockGuard>,
+    /// The session handle is where the user wants it.
+    handle_written: bool,
     tree: Option<JoinHandle<Result<String>>>,
     output: Option<OutputEvidence>,
     results: Option<Summary>,
@@ -63,6 +65,10 @@ impl Engine {
     pub async fn run(&self, request: RunRequest, output: &mut dyn OutputSink) -> Result<RunOutcome> {
         let begun = self.monotonic();
         let mut plan = self.plan_run(request)?;
+        if let Some((reader, args)) = plan.script.take() {
+            let script = self.unless_cancelled(blocking(move || reader.read())).await?;
+            plan.command = Some(plan::script_command(script, &args)?);
+        }
         let look = match plan.sync {
             Some(_) => Some(Arc::new(
                 self.look_at(&plan.checkout, plan.force_large, plan.whole).await?,
@@ -85,20 +91,28 @@ impl Engine {
         let lease = match self.lease_for(&mut plan).await {
             Ok(lease) => lease,
             Err(error) => {
-                record.fail(error.to_string())?;
+                self.record_failure(&record, &error);
                 return Err(error);
             }
         };
         let lease_id = lease.id().clone();
-        match self.start(plan, lease, record, (begun, asked)) {
+        match self.start(plan, lease, Arc::clone(&record), (begun, asked)) {
             Ok(run) => Ok(run.execute(look, output).await),
             // Nothing on the box was touched, so a box of ours goes back at once.
             Err((error, lease, created)) => {
+                self.record_failure(&record, &error);
                 if created {
                     self.release_lease(lease.spec, lease.backend, lease_id, "auto").await?;
                 }
                 Err(error)
             }
+        }
+    }
+
+    /// A record that cannot be written must not hide why the run failed.
+    fn record_failure(&self, record: &RunWriter, error: &Error) {
+        if let Err(unwritten) = record.fail(error.to_string()) {
+            self.warn(format!("the record of this run is incomplete: {unwritten}"));
         }
     }
 
@@ -126,7 +140,7 @@ impl Engine {
                     slug: slug.take(),
                     keep,
                     repo_root,
-                    restore_from: None,
+                    ..Wanted::default()
                 };
                 self.acquire(lease_plan, wanted).await
             }
@@ -166,6 +180,7 @@ impl Engine {
             begun,
             leased,
             workspace: None,
+            handle_written: false,
             tree: None,
             output: None,
             results: None,
@@ -177,10 +192,36 @@ impl Engine {
 impl Run<'_> {
     /// Works and then finishes, whatever happened in between.
     async fn execute(mut self, look: Option<Arc<Look>>, output: &mut dyn OutputSink) -> RunOutcome {
-        let heartbeat = self.engine.heartbeat_task(&self.lease);
-        let ended = self.work(look, output).await;
-        heartbeat.stop().await;
+        let ended = match self.set_idle_timeout().await {
+            Ok(()) => {
+                let heartbeat = self.engine.heartbeat_task(&self.lease);
+                let ended = self.work(look, output).await;
+                heartbeat.stop().await;
+                ended
+            }
+            Err(error) => Err(error),
+        };
         self.finish(ended).await
+    }
+
+    /// Gives a box that existed the idle timeout that was asked for. A new one was created with it.
+    async fn set_idle_timeout(&mut self) -> Result<()> {
+        let Some(idle_timeout) = self.plan.idle_timeout.filter(|_| !self.created()) else {
+            return Ok(());
+        };
+        let touched = self.engine.touch(&self.lease, "running", Some(idle_timeout));
+        let labels = self.engine.unless_cancelled(touched).await?;
+        let text = crabbox_core::duration::format(idle_timeout);
+        let expires = labels.expires_at();
+        self.engine.info(format!(
+            "updated idle_timeout={text} expires={}",
+            expires.map_or_else(|| "-".to_owned(), |at| at.to_string())
+        ));
+        self.timing.idle_timeout = text;
+        self.lease.info.idle_timeout = idle_timeout;
+        self.lease.info.expires_at = expires;
+        self.lease.machine.labels = labels;
+        Ok(())
     }
 
     /// Everything up to the end of the command. `None` for a run that only syncs.
@@ -239,7 +280,7 @@ impl Run<'_> {
         self.record.event(event)
     }
 
-    fn write_lease_output(&self) -> Result<()> {
+    fn write_lease_output(&mut self) -> Result<()> {
         let Some(path) = &self.plan.lease_output else {
             return Ok(());
         };
@@ -254,7 +295,9 @@ impl Run<'_> {
             run_id: self.plan.run.to_string(),
             cleanup_command: self.timing.stop_command.clone(),
         }
-        .write_to(path)
+        .write_to(path)?;
+        self.handle_written = true;
+        Ok(())
     }
 
     /// Makes the workspace equal to the checkout, or at least makes it.

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
+use bytes::Bytes;
 use crabbox_config::PresetCommand;
 use crabbox_core::options::{RunOptions, validate_delegated};
 use crabbox_core::{Error, ErrorKind, IntoError as _, ProviderSpec, Result, RunId, Slug};
@@ -14,7 +16,7 @@ use crabbox_evidence::private_file::{Output, OutputKind, OutputSet};
 use crabbox_state::random;
 
 use crate::acquire::LeasePlan;
-use crate::api::{CommandSource, RunRequest, StopAfter};
+use crate::api::{CommandSource, RunRequest, ScriptReader, StopAfter};
 use crate::checkout::Checkout;
 use crate::engine::Engine;
 use crate::workspace::SyncWish;
@@ -42,6 +44,8 @@ pub(crate) struct RunPlan {
     pub(crate) run: RunId,
     pub(crate) checkout: Checkout,
     pub(crate) command: Option<Command>,
+    /// A script that is still to be read, and its arguments.
+    pub(crate) script: Option<(ScriptReader, Vec<String>)>,
     pub(crate) choice: Choice,
     pub(crate) forwarding: Forwarding,
     pub(crate) forwarding_lines: Vec<String>,
@@ -56,12 +60,13 @@ pub(crate) struct RunPlan {
     pub(crate) capture_stderr: Option<PathBuf>,
     pub(crate) lease_output: Option<PathBuf>,
     pub(crate) timing_record: Option<PathBuf>,
+    pub(crate) idle_timeout: Option<Duration>,
     pub(crate) stop_after: StopAfter,
     pub(crate) keep: bool,
     pub(crate) keep_on_failure: bool,
     pub(crate) reclaim: bool,
     pub(crate) label: String,
-    pub(crate) stdin: Option<bytes::Bytes>,
+    pub(crate) stdin: Option<Bytes>,
     pub(crate) secrets: Vec<String>,
 }
 
@@ -76,12 +81,16 @@ impl Engine {
         let allowlist = self.allowlist(&request.allow_env)?;
         let preflight = self.preflight_tools(&request)?;
         let checkout = self.source()?;
+        let script = match &request.command {
+            CommandSource::ScriptReader { script, args } => Some((script.clone(), args.clone())),
+            _ => None,
+        };
         let command = command(&mut request, &preset.literal_words)?;
         let (forwarding, secrets) = self.forwarding(&request, &allowlist, preset.env)?;
         let forwarding_lines = self.forwarding_lines(&request, &forwarding, &allowlist);
         let run = random::run_id()?;
         let (choice, spec) = self.choose(&request, slug)?;
-        validate_delegated(spec, &options(&request, command.is_some()), true)?;
+        validate_delegated(spec, &options(&request, command.is_some() || script.is_some()), true)?;
         lease_output_policy(spec, &request)?;
 
         let sync = self.settings().sync();
@@ -90,12 +99,14 @@ impl Engine {
             checksum: request.checksum.unwrap_or(sync.checksum),
             full: request.full_resync,
             timeout: sync.timeout,
+            debug: request.debug,
         };
         let results = &self.shared.config.config.results;
         Ok(RunPlan {
             run,
             checkout,
             command,
+            script,
             choice,
             forwarding,
             forwarding_lines,
@@ -113,6 +124,7 @@ impl Engine {
             capture_stderr: request.capture_stderr.map(|path| self.shared.directory.join(path)),
             lease_output: request.lease_output.map(|path| self.shared.directory.join(path)),
             timing_record: request.timing_record.map(|path| self.shared.directory.join(path)),
+            idle_timeout: request.idle_timeout,
             stop_after: request.stop_after,
             keep: request.keep,
             keep_on_failure: request.keep_on_failure,
@@ -225,7 +237,9 @@ fn refuse_without_command(request: &RunRequest) -> Result<()> {
     let empty = match &request.command {
         CommandSource::None => true,
         CommandSource::Words(words) | CommandSource::Shell(words) => words.is_empty(),
-        CommandSource::ScriptFile { .. } | CommandSource::ScriptBytes { .. } => false,
+        CommandSource::ScriptFile { .. } | CommandSource::ScriptBytes { .. } | CommandSource::ScriptReader { .. } => {
+            false
+        }
     };
     if empty && !request.sync_only {
         return Err(Error::usage("no command to run").with_hint(
@@ -238,7 +252,7 @@ fn refuse_without_command(request: &RunRequest) -> Result<()> {
 fn conflicts(request: &RunRequest) -> Result<()> {
     let script = matches!(
         request.command,
-        CommandSource::ScriptFile { .. } | CommandSource::ScriptBytes { .. }
+        CommandSource::ScriptFile { .. } | CommandSource::ScriptBytes { .. } | CommandSource::ScriptReader { .. }
     );
     let has_command = !matches!(request.command, CommandSource::None);
     for (conflict, message, cure) in [
@@ -270,6 +284,19 @@ fn conflicts(request: &RunRequest) -> Result<()> {
     Ok(())
 }
 
+/// The command of a script that was given as a stream.
+pub(super) fn script_command(script: Bytes, args: &[String]) -> Result<Command> {
+    let script = Script::new(ScriptSource::Stdin, script.to_vec())?;
+    let args: Vec<Word> = args
+        .iter()
+        .map(|text| Word {
+            text: text.clone(),
+            literal: false,
+        })
+        .collect();
+    Command::from_script(script, &args)
+}
+
 fn command(request: &mut RunRequest, literal: &BTreeSet<usize>) -> Result<Option<Command>> {
     let words = |words: Vec<String>| -> Vec<Word> {
         let word = |(index, text)| Word {
@@ -279,7 +306,8 @@ fn command(request: &mut RunRequest, literal: &BTreeSet<usize>) -> Result<Option
         words.into_iter().enumerate().map(word).collect()
     };
     match std::mem::take(&mut request.command) {
-        CommandSource::None => Ok(None),
+        // A script that is a stream is read when nothing speaks against the run any more.
+        CommandSource::None | CommandSource::ScriptReader { .. } => Ok(None),
         CommandSource::Words(given) => Command::from_words(&words(given), false).map(Some),
         CommandSource::Shell(given) => Command::from_words(&words(given), true).map(Some),
         CommandSource::ScriptFile { path, args } => {
@@ -294,10 +322,7 @@ fn command(request: &mut RunRequest, literal: &BTreeSet<usize>) -> Result<Option
             let script = Script::new(ScriptSource::File(shown.clone()), bytes)?;
             Command::from_script(script, &words(args)).map(Some)
         }
-        CommandSource::ScriptBytes { script, args } => {
-            let script = Script::new(ScriptSource::Stdin, script.to_vec())?;
-            Command::from_script(script, &words(args)).map(Some)
-        }
+        CommandSource::ScriptBytes { script, args } => script_command(script, &args).map(Some),
     }
 }
 

@@ -8,7 +8,7 @@ pub use record::{Benchmark, RECORD_SCHEMA_VERSION, TimingRecord, command_fingerp
 
 use std::time::Duration;
 
-use crabbox_core::Result;
+use crabbox_core::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::classify::{BlockedStage, Resource, Retry};
@@ -325,11 +325,22 @@ impl TimingReport {
             (_, ExitSource::Crabbox) => (Some(RunStatus::Failed), Some(RunErrorKind::ProviderError)),
         };
     }
+
+    /// Status and kind of a run that an error of ours ended.
+    pub fn set_error(&mut self, exit_code: i32, error: &Error) {
+        self.set_exit(exit_code, ExitSource::Crabbox);
+        if error.is_cancelled() {
+            self.run_status = Some(RunStatus::Canceled);
+            self.error_kind = Some(RunErrorKind::Canceled);
+        }
+    }
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
     use std::time::Duration;
+
+    use crabbox_core::Error;
 
     use super::{Artifact, ExitSource, PhaseTiming, RunErrorKind, RunStatus, SchemaValidation, TimingReport};
     use crate::classify::{BlockedStage, Resource, Retry};
@@ -421,6 +432,13 @@ pub(crate) mod tests {
             (Some(RunStatus::Failed), Some(RunErrorKind::CommandExit))
         );
         report.set_exit(1, ExitSource::Crabbox);
+        assert_eq!(report.error_kind, Some(RunErrorKind::ProviderError));
+        report.set_error(255, &Error::cancelled("interrupted"));
+        assert_eq!(
+            (report.exit_code, report.run_status, report.error_kind),
+            (255, Some(RunStatus::Canceled), Some(RunErrorKind::Canceled))
+        );
+        report.set_error(6, &Error::sync("no space"));
         assert_eq!(report.error_kind, Some(RunErrorKind::ProviderError));
     }
 }

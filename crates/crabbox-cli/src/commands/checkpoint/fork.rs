@@ -3,7 +3,7 @@
 use clap::{ArgAction, Args};
 use crabbox_core::Error;
 use crabbox_core::remote::OutputSink;
-use crabbox_engine::api::{CheckpointForkRequest, ForkOutcome};
+use crabbox_engine::api::{CheckpointForkRequest, ExitSource, ForkOutcome};
 
 use super::{missing, parsed};
 use crate::commands::flags::{LeaseFlags, count};
@@ -95,7 +95,7 @@ fn conclude(outcomes: Vec<ForkOutcome>, session: &Session) -> anyhow::Result<End
         Some(first) if codes.iter().all(|code| code == first) => u8::try_from(*first).unwrap_or(u8::MAX),
         Some(_) => 1,
     };
-    Ok(Ending::of_command(common, None))
+    Ok(Ending::of_command(common, ExitSource::Command, None))
 }
 
 /// What ran, and how it ended, for people.
