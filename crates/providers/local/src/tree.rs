@@ -10,6 +10,9 @@ use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, Timespec, Time
 /// Depth from which a directory is moved up before it is removed, so that a deep tree needs no deep stack.
 const DEEP: usize = 64;
 
+/// Deepest directory that is copied: each level costs two descriptors and some stack.
+const DEEPEST: usize = 256;
+
 /// Removes a file or a whole directory; fine when it does not exist, or when somebody else removes it at the same time.
 ///
 /// Directories that their owner may not write to are made writable first. Links are removed, never followed.
@@ -124,12 +127,15 @@ impl Copied {
 }
 
 /// Copies what is in a directory into another that exists: files (sharing blocks where the file system can), directories,
-/// links as links; with modes, times and, for root, owners. Sockets and devices are left out.
+/// links as links; with modes, times and, for root, owners. Sockets and devices are left out, and holes stay holes.
+///
+/// # Errors
+/// Also when directories are nested deeper than [`DEEPEST`].
 pub(crate) fn copy(source: &Path, destination: &Path) -> io::Result<Copied> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let source = rustix::fs::open(source, flags, Mode::empty())?;
     let destination = rustix::fs::open(destination, flags, Mode::empty())?;
-    copy_directory(&source, &destination)
+    copy_directory(&source, &destination, DEEPEST)
 }
 
 /// Gives a directory the owner, mode and times of another.
@@ -139,7 +145,7 @@ pub(crate) fn match_directory(original: &Path, copy: &Path) -> io::Result<()> {
     finish(rustix::fs::open(copy, flags, Mode::empty())?, &stat)
 }
 
-fn copy_directory(source: &OwnedFd, destination: &OwnedFd) -> io::Result<Copied> {
+fn copy_directory(source: &OwnedFd, destination: &OwnedFd, depth: usize) -> io::Result<Copied> {
     let names = names(source)?;
     let mut entries = Vec::with_capacity(names.len());
     for name in names {
@@ -156,11 +162,14 @@ fn copy_directory(source: &OwnedFd, destination: &OwnedFd) -> io::Result<Copied>
     for (name, stat) in &entries {
         match kind(stat) {
             FileType::Directory => {
+                let depth = depth.checked_sub(1).ok_or_else(|| {
+                    io::Error::other(format!("directories are nested deeper than the limit: {DEEPEST}"))
+                })?;
                 let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 let from = rustix::fs::openat(source, name, flags, Mode::empty())?;
                 rustix::fs::mkdirat(destination, name, Mode::RWXU)?;
                 let to = rustix::fs::openat(destination, name, flags, Mode::empty())?;
-                total = total.plus(copy_directory(&from, &to)?);
+                total = total.plus(copy_directory(&from, &to, depth)?);
                 finish(&to, stat)?;
             }
             FileType::Symlink => {
@@ -186,9 +195,9 @@ fn copy_file(source: &OwnedFd, destination: &OwnedFd, name: &std::ffi::CStr, sta
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let to = rustix::fs::openat(destination, name, flags, Mode::RUSR | Mode::WUSR)?;
     let shared = share_blocks(&from, &to);
-    let (mut from, mut to) = (std::fs::File::from(from), std::fs::File::from(to));
+    let (from, to) = (std::fs::File::from(from), std::fs::File::from(to));
     if !shared {
-        io::copy(&mut from, &mut to)?;
+        copy_content(&from, &to)?;
     }
     finish(&to, stat)?;
     Ok(Copied {
@@ -196,6 +205,40 @@ fn copy_file(source: &OwnedFd, destination: &OwnedFd, name: &std::ffi::CStr, sta
         bytes: u64::try_from(stat.st_size).unwrap_or_default(),
         shared: u64::from(shared),
     })
+}
+
+/// Copies the parts of a file that hold data, so that a file of nothing but length takes no space.
+#[cfg(target_os = "linux")]
+fn copy_content(mut from: &std::fs::File, mut to: &std::fs::File) -> io::Result<()> {
+    use std::io::{Read as _, Seek as _};
+
+    use rustix::fs::SeekFrom;
+
+    let length = from.metadata()?.len();
+    to.set_len(length)?;
+    let mut at = 0;
+    while at < length {
+        let start = match rustix::fs::seek(from, SeekFrom::Data(at)) {
+            Ok(start) => start,
+            Err(rustix::io::Errno::NXIO) => break,
+            // A file system that knows no holes.
+            Err(_) => at,
+        };
+        let end = rustix::fs::seek(from, SeekFrom::Hole(start)).map_or(length, |end| end.min(length));
+        if end <= start {
+            break;
+        }
+        from.seek(io::SeekFrom::Start(start))?;
+        to.seek(io::SeekFrom::Start(start))?;
+        io::copy(&mut from.take(end - start), &mut to)?;
+        at = end;
+    }
+    Ok(())
+}
+
+#[cfg(not(target_os = "linux"))]
+fn copy_content(mut from: &std::fs::File, mut to: &std::fs::File) -> io::Result<()> {
+    io::copy(&mut from, &mut to).map(drop)
 }
 
 /// Makes a file share the blocks of another; whether the file system can.
@@ -286,6 +329,51 @@ mod tests {
         remove(&tree).unwrap();
         assert!(!tree.exists() && outside.exists());
         remove(&tree).unwrap();
+    }
+
+    #[test]
+    fn a_tree_too_deep_to_copy_is_an_error() {
+        let root = tempfile::tempdir().unwrap();
+        let (from, to) = (root.path().join("from"), root.path().join("to"));
+        fs::create_dir(&from).unwrap();
+        fs::create_dir(&to).unwrap();
+        let mut at = rustix::fs::open(&from, OFlags::PATH, Mode::empty()).unwrap();
+        for _ in 0..4000 {
+            rustix::fs::mkdirat(&at, "d", Mode::RWXU).unwrap();
+            at = rustix::fs::openat(&at, "d", OFlags::PATH, Mode::empty()).unwrap();
+        }
+        let copied = copy(&from, &to);
+        // Ordinary removal would meet the same depth.
+        remove(&from).unwrap();
+        remove(&to).unwrap();
+        assert!(copied.unwrap_err().to_string().contains("nested deeper"));
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn holes_take_no_space_in_a_copy() {
+        use std::os::unix::fs::FileExt as _;
+        let root = tempfile::tempdir().unwrap();
+        let (from, to) = (root.path().join("from"), root.path().join("to"));
+        fs::create_dir(&from).unwrap();
+        fs::create_dir(&to).unwrap();
+        let file = fs::File::create(from.join("file")).unwrap();
+        file.write_all_at(b"begin", 0).unwrap();
+        file.write_all_at(b"middle", 1 << 29).unwrap();
+        file.set_len(1 << 30).unwrap();
+        drop(file);
+        fs::write(from.join("empty"), "").unwrap();
+        copy(&from, &to).unwrap();
+        let copied = fs::File::open(to.join("file")).unwrap();
+        let metadata = copied.metadata().unwrap();
+        assert_eq!(metadata.len(), 1 << 30);
+        assert!(metadata.blocks() * 512 < 1 << 20, "{}", metadata.blocks());
+        let mut text = [0; 6];
+        copied.read_exact_at(&mut text[..5], 0).unwrap();
+        assert_eq!(&text[..5], b"begin");
+        copied.read_exact_at(&mut text, 1 << 29).unwrap();
+        assert_eq!(&text, b"middle");
+        assert_eq!(fs::metadata(to.join("empty")).unwrap().len(), 0);
     }
 
     #[test]
