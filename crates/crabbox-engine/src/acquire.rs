@@ -53,6 +53,8 @@ pub(crate) struct Wanted {
     pub(crate) keep: bool,
     pub(crate) repo_root: String,
     pub(crate) restore_from: Option<NativeCheckpoint>,
+    /// Slugs of the provider's boxes, when the caller has asked already.
+    pub(crate) taken: Option<Arc<Vec<Slug>>>,
 }
 
 impl Engine {
@@ -85,14 +87,22 @@ impl Engine {
         }
     }
 
+    /// Slugs of the provider's boxes.
+    pub(crate) async fn slugs_in_use(&self, plan: &LeasePlan, certainly: bool) -> Result<Vec<Slug>> {
+        match plan.backend.list(ListQuery::default()).await {
+            Ok(inventory) => Ok(inventory.machines.iter().filter_map(Machine::slug).collect()),
+            // A generated slug may collide; a requested one must be proven free.
+            Err(error) if certainly => Err(error.context("check that the slug is free")),
+            Err(_) => Ok(Vec::new()),
+        }
+    }
+
     /// Allocates every name and writes the intent down.
     async fn prepare(&self, plan: &LeasePlan, wanted: Wanted) -> Result<(CreateLease, Handle, ClaimRecord)> {
         let spec = plan.spec();
-        let inventory = match plan.backend.list(ListQuery::default()).await {
-            Ok(inventory) => inventory.machines.iter().filter_map(Machine::slug).collect(),
-            // A generated slug may collide; a requested one must be proven free.
-            Err(error) if wanted.slug.is_some() => return Err(error.context("check that the slug is free")),
-            Err(_) => Vec::new(),
+        let inventory = match &wanted.taken {
+            Some(taken) => Arc::clone(taken),
+            None => Arc::new(self.slugs_in_use(plan, wanted.slug.is_some()).await?),
         };
         let scope = plan.backend.scope();
         let base = RequestBase {
@@ -105,6 +115,8 @@ impl Engine {
             requirements: plan.requirements,
         };
         let engine = self.clone();
+        // One at a time in this process, so that the lock between processes is never fought over from within.
+        let _turn = self.shared.allocation.lock().await;
         blocking(move || {
             let claims = engine.claims_for(spec);
             let allocation = claims.lock_named(slugs::ALLOCATION_LOCK, &Wait::at_most(CLAIM_WAIT))?;

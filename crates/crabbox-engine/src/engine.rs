@@ -30,6 +30,8 @@ pub(crate) struct Shared {
     pub(crate) directory: PathBuf,
     pub(crate) cancel: CancellationToken,
     pub(crate) stores: Stores,
+    /// Whose turn it is to allocate a slug.
+    pub(crate) allocation: tokio::sync::Mutex<()>,
 }
 
 /// What stays on this machine.
@@ -114,6 +116,7 @@ impl EngineBuilder {
                 directory: self.directory,
                 cancel: self.cancel,
                 stores,
+                allocation: tokio::sync::Mutex::new(()),
             }),
         }
     }

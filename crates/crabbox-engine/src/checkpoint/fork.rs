@@ -48,6 +48,7 @@ impl Engine {
         let slug: Option<Slug> = request.slug.as_deref().map(str::parse).transpose()?;
         let checkout = self.source()?;
         let plan = self.fork_plan(&record)?;
+        let taken = Arc::new(self.slugs_in_use(&plan, slug.is_some()).await?);
         let fork = Fork {
             engine: self,
             request: &request,
@@ -55,6 +56,7 @@ impl Engine {
             plan: &plan,
             checkout: &checkout,
             slug,
+            taken,
         };
         if request.dry_run {
             return Ok((1..=request.count).map(|index| fork.dry(index)).collect());
@@ -89,6 +91,7 @@ struct Fork<'a> {
     plan: &'a LeasePlan,
     checkout: &'a Checkout,
     slug: Option<Slug>,
+    taken: Arc<Vec<Slug>>,
 }
 
 impl Fork<'_> {
@@ -126,6 +129,7 @@ impl Fork<'_> {
             keep: self.request.keep,
             repo_root: self.checkout.root_text(),
             restore_from: native,
+            taken: Some(Arc::clone(&self.taken)),
         };
         let mut lease = self.engine.acquire(self.plan, wanted).await?;
         let placed = self.place(&lease).await;
