@@ -124,6 +124,8 @@ pub(crate) struct RunRecord {
     pub(crate) paused: bool,
     /// Whether the first process has ended although nobody asked for it.
     pub(crate) broken: bool,
+    /// Whether it is being ended, because somebody asked for it or its time is over.
+    pub(crate) ending: bool,
 }
 
 /// What became of a box directory.

@@ -247,3 +247,17 @@ async fn a_box_whose_supervisor_is_just_starting_can_be_destroyed() {
     let (outcome, ()) = tokio::join!(world.destroy(&machine), end);
     assert_eq!(outcome, Outcome::Deleted);
 }
+
+#[tokio::test]
+async fn a_command_learns_that_its_box_was_stopped() {
+    let world = World::new(&[]);
+    let machine = world.create().await;
+    let stop = async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        world.destroy(&machine).await
+    };
+    let command = world.exec(&machine, ExecRequest::script("sleep 30", [""; 0]));
+    let (outcome, stopped) = tokio::join!(command, stop);
+    assert_eq!(stopped, Outcome::Deleted);
+    assert_eq!(outcome.unwrap_err().to_string(), "the box is gone");
+}

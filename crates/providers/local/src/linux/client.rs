@@ -133,7 +133,8 @@ impl Conversation {
 
 /// Why a box does not answer.
 fn unreachable(directory: &Path, error: io::Error) -> Error {
-    if directory.is_dir() {
+    let run: RunRecord = store::load(directory, "run.json").ok().flatten().unwrap_or_default();
+    if directory.is_dir() && !run.ending {
         Error::remote("the box has broken down: its supervisor does not answer")
             .with_source(error)
             .with_hint("stop the box and start another; `crabbox doctor` checks this machine")

@@ -105,6 +105,7 @@ struct Supervisor {
     expiry: Expiry,
     paused: bool,
     broken: bool,
+    ending: bool,
     _lock: File,
 }
 
@@ -176,6 +177,7 @@ impl Supervisor {
             clients: Vec::new(),
             paused: false,
             broken: false,
+            ending: false,
             _lock: lock,
         };
         let built = supervisor.build();
@@ -256,6 +258,7 @@ impl Supervisor {
             groups: self.groups.paths().to_vec(),
             paused: self.paused,
             broken: self.broken,
+            ending: self.ending,
         };
         store::replace(Path::new("."), "run.json", &record)
     }
@@ -562,6 +565,9 @@ impl Supervisor {
     }
 
     fn take_down(&mut self) {
+        // Written first, so that whoever loses a command now learns why. It is ended all the same when that fails.
+        self.ending = true;
+        let _ = self.record();
         self.end_first();
         self.groups.remove();
         // Only in the mounts of this process; without it the directory could not be removed from here.
