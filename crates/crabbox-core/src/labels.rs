@@ -26,6 +26,10 @@ const STUCK_GRACE: Duration = Duration::from_secs(12 * 60 * 60);
 /// Key of the token that identifies one create attempt.
 pub const ATTEMPT: &str = "attempt";
 
+/// Key of the directory below the work root that holds the workspace, where it is not named after the lease: a box made from
+/// a checkpoint keeps the directory of the lease that the checkpoint was taken of, so that nothing has to be moved.
+pub const WORKSPACE: &str = "workspace";
+
 /// Labels of one box, sorted by key.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crabbox_core::labels::{ATTEMPT, LabelInputs};
+use crabbox_core::labels::{ATTEMPT, LabelInputs, WORKSPACE};
 use crabbox_core::request::{ListQuery, NativeCheckpoint, Requirements};
 use crabbox_core::{
     Backend, CreateLease, Error, Labels, LeaseId, Machine, MachineState, Observed, Provider, ProviderSpec, Result,
@@ -53,6 +53,8 @@ pub(crate) struct Wanted {
     pub(crate) keep: bool,
     pub(crate) repo_root: String,
     pub(crate) restore_from: Option<NativeCheckpoint>,
+    /// Directory below the work root that holds the workspace, when it is not named after the lease.
+    pub(crate) workspace: Option<String>,
     /// Slugs of the provider's boxes, when the caller has asked already.
     pub(crate) taken: Option<Arc<Vec<Slug>>>,
 }
@@ -124,6 +126,9 @@ impl Engine {
             let slug = engine.free_slug(&lease, wanted.slug.as_ref(), &inventory)?;
             let mut request = base.into_request(spec, lease, slug, wanted.keep, engine.now())?;
             request.restore_from = wanted.restore_from;
+            if let Some(directory) = &wanted.workspace {
+                request.labels.set(WORKSPACE, directory);
+            }
             let (handle, claim) = engine.record_intent(spec, &scope, &request, &wanted.repo_root)?;
             drop(allocation);
             Ok((request, handle, claim))

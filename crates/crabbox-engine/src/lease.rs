@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crabbox_core::labels::WORKSPACE;
 use crabbox_core::remote::RemotePath;
 use crabbox_core::{Backend, LeaseId, Machine, ProviderSpec, Remote, Result, Slug};
 use crabbox_state::claims::ClaimRecord;
@@ -33,10 +34,11 @@ impl Lease {
         )?))
     }
 
-    /// The canonical workspace: `<work root>/<lease>/<repository>`.
+    /// The canonical workspace: `<work root>/<lease>/<repository>`, or that of the lease whose checkpoint the box was made of.
     pub(crate) fn workdir(&self, repository: &str) -> Result<RemotePath> {
         let root: RemotePath = self.info.work_root.parse()?;
-        root.join(self.id().as_str())?.join(&safe_name(repository))
+        let directory = self.machine.labels.get(WORKSPACE).unwrap_or(self.id().as_str());
+        root.join(directory)?.join(&safe_name(repository))
     }
 }
 

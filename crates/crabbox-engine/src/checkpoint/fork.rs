@@ -129,6 +129,7 @@ impl Fork<'_> {
             keep: self.request.keep,
             repo_root: self.checkout.root_text(),
             restore_from: native,
+            workspace: self.workspace(),
             taken: Some(Arc::clone(&self.taken)),
         };
         let mut lease = self.engine.acquire(self.plan, wanted).await?;
@@ -148,6 +149,17 @@ impl Fork<'_> {
             self.engine.keep(&mut lease)?;
         }
         ran
+    }
+
+    /// Directory below the work root that a native checkpoint brings its workspace in.
+    fn workspace(&self) -> Option<String> {
+        if self.record.kind == ARCHIVE || self.request.workdir.is_some() {
+            return None;
+        }
+        let below = self.record.workdir.strip_prefix(self.plan.spec().work_root)?.strip_prefix('/')?;
+        let (directory, name) = below.split_once('/')?;
+        let safe = crabbox_core::labels::sanitize_value(directory) == directory && !name.contains('/');
+        safe.then(|| directory.to_owned())
     }
 
     /// Puts the checkpoint's workspace where the new lease looks for it.
