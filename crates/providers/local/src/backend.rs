@@ -162,7 +162,11 @@ impl Local {
             return Ok(());
         };
         #[cfg(target_os = "linux")]
-        let cure = linux::NAMESPACE_CURE;
+        let cure = if self.config.isolation == "none" {
+            "set local.isolation to auto, or choose another provider with --provider"
+        } else {
+            linux::NAMESPACE_CURE
+        };
         #[cfg(not(target_os = "linux"))]
         let cure = "choose another provider with --provider";
         Err(Error::prerequisite(format!(

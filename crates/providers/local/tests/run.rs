@@ -217,6 +217,10 @@ async fn what_this_machine_cannot_honour_is_refused() {
         error.to_string(),
         "boxes on this machine are not isolated, so this cannot be had: isolation"
     );
+    assert_eq!(
+        error.hint(),
+        Some("set local.isolation to auto, or choose another provider with --provider")
+    );
 }
 
 #[tokio::test]
