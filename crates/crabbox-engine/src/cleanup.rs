@@ -26,6 +26,7 @@ impl Engine {
         self.sweep_inventory(dry_run, &mut report, &mut seen).await?;
         if !dry_run {
             self.stores().journal.sweep();
+            self.stores().claims.sweep();
         }
         Ok(report)
     }

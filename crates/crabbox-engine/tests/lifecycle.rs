@@ -436,3 +436,15 @@ async fn a_full_disk_keeps_no_box_alive() {
         assert!(world.records().is_empty(), "{:?}", world.records());
     }
 }
+
+#[tokio::test]
+async fn a_cleanup_sweeps_what_a_killed_writer_left() {
+    let world = World::new();
+    let claims = world.state().join("claims");
+    std::fs::create_dir_all(&claims).unwrap();
+    std::fs::write(claims.join(".cbx_abcdef123456.json.tmp-XyZ012"), "{").unwrap();
+    world.engine().cleanup(true).await.unwrap();
+    assert_eq!(world.records().len(), 1);
+    world.engine().cleanup(false).await.unwrap();
+    assert!(world.records().is_empty(), "{:?}", world.records());
+}

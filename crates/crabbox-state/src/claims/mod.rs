@@ -183,9 +183,22 @@ impl ClaimStore {
         Ok(slugs.filter(|slug| !slug.is_empty()).collect())
     }
 
-    /// Removes temporary files that killed processes left and that are older than a day. Returns how many.
+    /// Removes temporary files that killed processes left. Whoever writes one holds the lock of its claim, so what is not
+    /// locked is nobody's; anything else unfinished goes when it is older than a day. Returns how many.
     pub fn sweep(&self) -> usize {
-        disk::sweep(&self.claims, Duration::from_secs(24 * 60 * 60)).len()
+        let mut removed = disk::sweep(&self.claims, Duration::from_secs(24 * 60 * 60)).len();
+        for name in disk::names(&self.claims).unwrap_or_default() {
+            let written = name
+                .to_str()
+                .and_then(|name| name.strip_prefix('.')?.split_once(&format!("{SUFFIX}.tmp-")));
+            let Some(Ok(lease)) = written.map(|(stem, _)| stem.parse::<LeaseId>()) else {
+                continue;
+            };
+            if let Ok(Some(_txn)) = self.try_lock(&lease) {
+                removed += usize::from(std::fs::remove_file(self.claims.join(&name)).is_ok());
+            }
+        }
+        removed
     }
 
     /// Locks a claim for reading, acting and writing as one step, waiting for whoever holds it.

@@ -467,3 +467,18 @@ proptest! {
         prop_assert_eq!(store.listing().unwrap().problems.len(), 1);
     }
 }
+
+#[test]
+fn what_a_killed_writer_left_is_swept_unless_somebody_writes() {
+    let root = tempfile::tempdir().unwrap();
+    let store = store(root.path());
+    put(&store, LEASE, |_| {});
+    plant(root.path(), &format!(".{LEASE}.json.tmp-XyZ012"), "{");
+    let writer = store.lock(&lease(LEASE), &forever()).unwrap();
+    assert_eq!(store.sweep(), 0);
+    drop(writer);
+    assert_eq!(store.sweep(), 1);
+    let left: Vec<_> = fs::read_dir(root.path().join("state/claims")).unwrap().collect();
+    assert_eq!(left.len(), 1);
+    assert!(store.read(&lease(LEASE)).unwrap().is_some());
+}
