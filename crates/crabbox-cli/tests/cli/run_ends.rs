@@ -18,6 +18,20 @@ fn signal(process: u32, name: &str) {
     assert!(status.success());
 }
 
+/// The binary as a shell starts it after its own doing.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the test is the shell that starts the real binary"
+)]
+fn after(env: &TestEnv, script: &str, args: &[&str]) -> Command {
+    let run = env.command(args);
+    let mut command = Command::new("sh");
+    command.args(["-c", script, "sh"]).arg(run.get_program()).args(args);
+    command.env_clear().current_dir(env.work());
+    command.envs(run.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command
+}
+
 /// The last line of standard error, which must be the times.
 #[track_caller]
 fn times(finished: &Finished) -> Value {
@@ -97,22 +111,15 @@ fn an_interrupted_sync_leaves_no_box() {
 }
 
 #[test]
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the test is the shell that starts the real binary"
-)]
 fn a_hangup_that_nohup_ignores_ends_nothing() {
     let env = checkout();
     let script = "trap '' HUP; exec \"$@\"";
-    let run = env.command(["run", "--", "sh", "-c", "echo started; sleep 1; echo ended"]);
-    let mut command = Command::new("sh");
-    command
-        .args(["-c", script, "sh"])
-        .arg(run.get_program())
-        .args(run.get_args());
-    command.env_clear().current_dir(env.work());
-    command.envs(run.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let run = ["run", "--", "sh", "-c", "echo started; sleep 1; echo ended"];
+    let mut child = after(&env, script, &run)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     assert_eq!(lines.next().unwrap().unwrap(), "started");
     signal(child.id(), "-HUP");
@@ -217,4 +224,40 @@ fn debug_says_what_was_moved() {
         "{}",
         run.stderr
     );
+}
+
+#[test]
+fn a_download_that_finds_no_room_ends_the_run() {
+    let env = checkout();
+    let make = [
+        "run",
+        "--keep",
+        "--slug",
+        "warm",
+        "--",
+        "sh",
+        "-c",
+        "head -c 4000000 /dev/zero >big",
+    ];
+    let _ = succeeded(env.run(make));
+    // Files of this process cannot grow beyond 512 KiB, as on a disk that is nearly full.
+    let script = "trap '' XFSZ; ulimit -f 1024; exec \"$@\"";
+    let fetch = [
+        "run",
+        "--id",
+        "warm",
+        "--no-sync",
+        "--timing-json",
+        "--download",
+        "big=here",
+        "--",
+        "true",
+    ];
+    let output = after(&env, script, &fetch).output().unwrap();
+    let finished = env.finished(output);
+    assert_eq!(finished.code, 2, "{}", finished.shown());
+    assert_eq!(times(&finished)["exitCode"], 2);
+    assert!(!env.work().join("here").exists());
+    let _ = succeeded(env.run(["stop", "warm"]));
+    nothing_left(&env);
 }

@@ -88,7 +88,9 @@ impl Run<'_> {
         let mut file = PrivateFile::create(&download.local)?;
         // The box writes into a pipe and the file is written from its other end, so that a large file never stands in memory.
         let (mut write_end, mut read_end) = tokio::io::duplex(PIPE_BYTES);
-        let receive = async {
+        let local = &download.local;
+        // Owns its end, so that a file which cannot be written ends the sending too.
+        let receive = async move {
             let mut buffer = vec![0; PIPE_BYTES];
             loop {
                 let length = read_end
@@ -98,7 +100,7 @@ impl Run<'_> {
                 if length == 0 {
                     return Ok::<_, Error>(file);
                 }
-                let words = || format!("write `{}`", download.local.display());
+                let words = || format!("write `{}`", local.display());
                 file.write_all(&buffer[..length]).or_error(ErrorKind::Usage, words)?;
             }
         };
@@ -112,7 +114,9 @@ impl Run<'_> {
             })
         };
         let (file, sent) = tokio::join!(receive, send);
+        // Its error is the cause when both failed: the box then found nobody to send to.
+        let file = file?;
         sent?;
-        file?.finish()
+        file.finish()
     }
 }
