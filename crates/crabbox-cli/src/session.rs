@@ -11,6 +11,7 @@ use crabbox_core::runtime::{Clock as _, Directories, Environment, Runtime, Syste
 use crabbox_core::{ErrorKind, IntoError as _, Result};
 use crabbox_engine::event::EventSink;
 use crabbox_engine::{Engine, Registry};
+use crabbox_provider_kit::Subprocess;
 use crabbox_state::{Dirs, Disk, RunStore};
 use tokio_util::sync::CancellationToken;
 
@@ -120,7 +121,8 @@ impl Session {
         let config = self.config_with(settings)?;
         let executable =
             std::env::current_exe().or_error(ErrorKind::Other, || "this executable cannot be found".to_owned())?;
-        let runtime = Runtime::new(self.directories()?, executable, self.environment.clone());
+        let mut runtime = Runtime::new(self.directories()?, executable, self.environment.clone());
+        runtime.commands = Arc::new(Subprocess);
         Ok(Engine::builder(self.registry.clone(), config, runtime, &self.directory)
             .events(events)
             .cancel(self.cancel.clone())

@@ -42,6 +42,7 @@ pub(crate) const PROVIDERS: &[&str] = &[
     "kubevirt",
     "lambda",
     "linode",
+    "local",
     "local-container",
     "lume",
     "machine0",

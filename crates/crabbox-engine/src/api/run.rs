@@ -163,6 +163,8 @@ pub struct RunRequest {
     pub timing_record: Option<PathBuf>,
     /// Label of the run record.
     pub label: Option<String>,
+    /// Absolute workspace on the box, when it is not the canonical one.
+    pub workdir: Option<String>,
     /// Forward standard input to the command.
     pub stdin: Option<Bytes>,
 }

@@ -156,7 +156,11 @@ impl Fork<'_> {
         if self.record.kind == ARCHIVE || self.request.workdir.is_some() {
             return None;
         }
-        let below = self.record.workdir.strip_prefix(self.plan.spec().work_root)?.strip_prefix('/')?;
+        let below = self
+            .record
+            .workdir
+            .strip_prefix(self.plan.spec().work_root)?
+            .strip_prefix('/')?;
         let (directory, name) = below.split_once('/')?;
         let safe = crabbox_core::labels::sanitize_value(directory) == directory && !name.contains('/');
         safe.then(|| directory.to_owned())
@@ -203,6 +207,7 @@ impl Fork<'_> {
             id: Some(lease.id().to_string()),
             stop_after: StopAfter::Never,
             label: Some(format!("fork {index}/{}", self.request.count)),
+            workdir: Some(outcome.workdir.clone()),
             // The checkpoint is the workspace; the checkout of another repository must not replace it.
             no_sync: self.record.repo.root != self.checkout.root_text() || self.request.workdir.is_some(),
             ..RunRequest::default()

@@ -85,14 +85,22 @@ impl Engine {
             }
         }
         self.step(Step::Manifested);
-        let record = Arc::new(self.begin_record(&plan)?);
-        self.emit(Event::Recording { run: plan.run.clone() });
         let asked = self.monotonic();
-        let lease = match self.lease_for(&mut plan).await {
-            Ok(lease) => lease,
-            Err(error) => {
-                self.record_failure(&record, &error);
-                return Err(error);
+        let (lease, record) = match plan.choice {
+            // A lease that does not exist is a refusal like any other, and leaves no record.
+            Choice::Existing(_) => {
+                let lease = self.lease_for(&mut plan).await?;
+                (lease, self.record_run(&plan)?)
+            }
+            Choice::New { .. } => {
+                let record = self.record_run(&plan)?;
+                match self.lease_for(&mut plan).await {
+                    Ok(lease) => (lease, record),
+                    Err(error) => {
+                        self.record_failure(&record, &error);
+                        return Err(error);
+                    }
+                }
             }
         };
         let lease_id = lease.id().clone();
@@ -116,7 +124,7 @@ impl Engine {
         }
     }
 
-    fn begin_record(&self, plan: &RunPlan) -> Result<RunWriter> {
+    fn record_run(&self, plan: &RunPlan) -> Result<Arc<RunWriter>> {
         let command = plan
             .command
             .as_ref()
@@ -127,7 +135,8 @@ impl Engine {
         record.class.clone_from(&self.shared.config.config.selection.class);
         let writer = self.stores().runs.create(record)?;
         writer.event(EventInput::new("leasing.started"))?;
-        Ok(writer)
+        self.emit(Event::Recording { run: plan.run.clone() });
+        Ok(Arc::new(writer))
     }
 
     async fn lease_for(&self, plan: &mut RunPlan) -> Result<Lease> {
@@ -156,9 +165,14 @@ impl Engine {
         (begun, asked): (Duration, Duration),
     ) -> std::result::Result<Run<'_>, (Error, Lease, bool)> {
         let created = matches!(plan.choice, Choice::New { .. });
-        let prepared = lease
-            .remote()
-            .and_then(|remote| Ok((remote, lease.workdir(plan.checkout.name())?)));
+        let prepared = lease.remote().and_then(|remote| {
+            Ok((
+                remote,
+                plan.workdir
+                    .clone()
+                    .map_or_else(|| lease.workdir(plan.checkout.name()), Ok)?,
+            ))
+        });
         let (remote, workdir) = match prepared {
             Ok(prepared) => prepared,
             Err(error) => return Err((error, lease, created)),

@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use crabbox_config::PresetCommand;
 use crabbox_core::options::{RunOptions, validate_delegated};
+use crabbox_core::remote::RemotePath;
 use crabbox_core::{Error, ErrorKind, IntoError as _, ProviderSpec, Result, RunId, Slug};
 use crabbox_evidence::command::{Command, Script, ScriptSource, Word};
 use crabbox_evidence::downloads::Download;
@@ -66,6 +67,7 @@ pub(crate) struct RunPlan {
     pub(crate) keep_on_failure: bool,
     pub(crate) reclaim: bool,
     pub(crate) label: String,
+    pub(crate) workdir: Option<RemotePath>,
     pub(crate) stdin: Option<Bytes>,
     pub(crate) secrets: Vec<String>,
 }
@@ -89,6 +91,7 @@ impl Engine {
         let (forwarding, secrets) = self.forwarding(&request, &allowlist, preset.env)?;
         let forwarding_lines = self.forwarding_lines(&request, &forwarding, &allowlist);
         let run = random::run_id()?;
+        let workdir = request.workdir.as_deref().map(str::parse).transpose()?;
         let (choice, spec) = self.choose(&request, slug)?;
         validate_delegated(spec, &options(&request, command.is_some() || script.is_some()), true)?;
         lease_output_policy(spec, &request)?;
@@ -130,6 +133,7 @@ impl Engine {
             keep_on_failure: request.keep_on_failure,
             reclaim: request.reclaim,
             label: request.label.unwrap_or_default(),
+            workdir,
             stdin: request.stdin,
             secrets,
         })
