@@ -407,7 +407,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let place = root.path().canonicalize().unwrap();
         for name in ["a b", "own"] {
-            std::fs::write(place.join(name), "").unwrap();
+            std::fs::File::create(place.join(name)).unwrap();
         }
         let line = |name: &str| format!("0: 2 0 10000 0001 01 7 {}/{name}\n", place.display());
         let table = format!(
