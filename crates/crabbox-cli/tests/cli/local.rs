@@ -416,3 +416,43 @@ fn scripts_and_shell_lines_run() {
     );
     nothing_left(&env);
 }
+
+#[test]
+fn no_program_of_this_machine_is_needed() {
+    // Nothing can be found: no git, ssh, rsync, tar or curl.
+    let env = checkout().set("PATH", "/nonexistent");
+    let finished = succeeded(env.run(["run", "--", "/bin/cat", "changed.txt"]));
+    assert_eq!(finished.stdout, "after\n");
+    nothing_left(&env);
+}
+
+#[test]
+fn a_command_that_exits_255_ran_once() {
+    let env = checkout();
+    succeeded(env.run(["warmup", "--slug", "once"]));
+    let finished = env.run(["run", "--id", "once", "--no-sync", "--", "sh", "-c", "echo run >> count; exit 255"]);
+    assert_eq!(finished.code, 255, "{}", finished.shown());
+    let finished = succeeded(env.run(["run", "--id", "once", "--no-sync", "--", "cat", "count"]));
+    assert_eq!(finished.stdout, "run\n");
+    succeeded(env.run(["stop", "once"]));
+    nothing_left(&env);
+}
+
+#[test]
+fn the_executed_tree_is_that_of_the_checkout_under_the_lock() {
+    let env = checkout();
+    succeeded(env.run(["warmup", "--slug", "shared"]));
+    let tree = |content: &str| {
+        env.write("changed.txt", content);
+        let finished = succeeded(env.run(["run", "--id", "shared", "--timing-json", "--", "cat", "changed.txt"]));
+        assert_eq!(finished.stdout, content);
+        let last = finished.stderr.lines().last().unwrap_or_default().to_owned();
+        let timing: serde_json::Value = serde_json::from_str(&last).unwrap();
+        timing["executedTree"].as_str().unwrap().to_owned()
+    };
+    let (first, second, third) = (tree("one\n"), tree("two\n"), tree("one\n"));
+    assert_eq!(first.len(), 64);
+    assert_ne!(first, second);
+    assert_eq!(first, third);
+    succeeded(env.run(["stop", "shared"]));
+}
