@@ -357,6 +357,12 @@ pub trait Pause: Send + Sync {
 pub trait Checkpoints: Send + Sync {
     /// Whether these are the better choice over an archive when the user has no opinion.
     fn preferred(&self) -> bool;
+    /// What [`create`](Self::create) will return, as far as it is known before the vendor is asked: enough for
+    /// [`delete`](Self::delete), which then also accepts one that was never made. It is recorded first, so that a
+    /// checkpoint whose client died can be deleted. `None` when only the vendor's answer reveals the identity.
+    fn planned(&self, _request: &CreateCheckpoint) -> Option<NativeCheckpoint> {
+        None
+    }
     /// Takes one.
     async fn create(&self, machine: &Machine, request: &CreateCheckpoint) -> Result<NativeCheckpoint>;
     /// Looks at one.

@@ -9,7 +9,7 @@ mod support;
 use crabbox_core::remote::Discard;
 use crabbox_core::{ErrorKind, Outcome};
 use crabbox_engine::Step;
-use crabbox_engine::api::{ExitSource, RunRequest, StopAfter, StopRequest, WarmupRequest};
+use crabbox_engine::api::{CheckpointCreateRequest, ExitSource, RunRequest, StopAfter, StopRequest, WarmupRequest};
 use support::{Fault, Text, World};
 use tokio_util::sync::CancellationToken;
 
@@ -447,4 +447,36 @@ async fn a_cleanup_sweeps_what_a_killed_writer_left() {
     assert_eq!(world.records().len(), 1);
     world.engine().cleanup(false).await.unwrap();
     assert!(world.records().is_empty(), "{:?}", world.records());
+}
+
+#[tokio::test]
+async fn a_checkpoint_is_recorded_before_the_vendor_is_asked() {
+    let world = World::new();
+    let mut request = WarmupRequest::default();
+    request.slug = Some("base".parse().unwrap());
+    world.engine().warmup(request).await.unwrap();
+
+    // The answer is lost: what was made is deleted again, and nothing is recorded.
+    world.account.fail_with(Fault::CheckpointAnswerLost);
+    let engine = world.engine();
+    let mut request = CheckpointCreateRequest::default();
+    request.id = "base".to_owned();
+    let error = engine.checkpoint_create(request.clone()).await.unwrap_err();
+    assert_eq!(error.to_string(), "connection reset");
+    assert!(world.account.checkpoints.lock().unwrap().is_empty());
+    assert!(engine.checkpoint_list().unwrap().is_empty());
+
+    // The client dies before the answer: the record leads to what was made.
+    world.account.fail_with(Fault::CheckpointHangs);
+    let create = engine.checkpoint_create(request);
+    let killed = tokio::time::timeout(std::time::Duration::from_millis(500), create).await;
+    assert!(killed.is_err());
+    assert_eq!(world.account.checkpoints.lock().unwrap().len(), 1);
+    world.account.fail_with(Fault::None);
+    let left = engine.checkpoint_list().unwrap();
+    assert_eq!(left.len(), 1);
+    let id = left[0].id.parse().unwrap();
+    engine.checkpoint_delete(&id, false, false).await.unwrap();
+    assert!(world.account.checkpoints.lock().unwrap().is_empty());
+    assert!(engine.checkpoint_list().unwrap().is_empty());
 }

@@ -24,6 +24,9 @@ use crate::lease::Lease;
 /// Kind of a checkpoint whose workspace is an archive on this machine.
 const ARCHIVE: &str = "workspace-archive";
 
+/// State of a provider's checkpoint from the moment that it may exist until it is known to.
+const CREATING: &str = "creating";
+
 /// Kind of a checkpoint that is only a record.
 const RECIPE: &str = "recipe";
 
@@ -40,12 +43,12 @@ impl Engine {
             Some(path) => path.parse()?,
             None => lease.workdir(checkout.name())?,
         };
-        let native = native_wanted(&*lease.backend, lease.spec.name, request.mode)?;
+        let is_native = native_wanted(&*lease.backend, lease.spec.name, request.mode)?;
         let _workspace = self.lock_workspace(&lease).await?;
         let mut record = self.new_record(&lease, &checkout, &workdir, request.name.unwrap_or_default())?;
         let id = self.checkpoints().reserve(&record)?;
         record.id = id.to_string();
-        let filled = match (request.mode, native) {
+        let filled = match (request.mode, is_native) {
             (CheckpointMode::Recipe, _) => {
                 RECIPE.clone_into(&mut record.kind);
                 Ok(())
@@ -61,6 +64,15 @@ impl Engine {
         };
         let written = filled.and_then(|()| self.checkpoints().write(&record));
         if let Err(error) = written {
+            // On its own time: a cancelled operation still cleans up after itself.
+            if record.native.state == CREATING
+                && let Some(capability) = lease.backend.checkpoints()
+            {
+                match capability.delete(&native(&record)).await {
+                    Ok(()) => record.native.image_id.clear(),
+                    Err(second) => self.warn(format!("could not undo checkpoint {id}: {second}")),
+                }
+            }
             if record.native.image_id.is_empty() {
                 self.checkpoints().remove(&id)?;
             }
@@ -111,6 +123,12 @@ impl Engine {
     ) -> Result<()> {
         let capability = lease.backend.checkpoints().ok_or_else(|| no_native(lease.spec.name))?;
         let request = CreateCheckpoint::new(id.clone(), record.name.clone(), workdir.clone());
+        if let Some(planned) = capability.planned(&request) {
+            record.kind.clone_from(&planned.kind);
+            store_native(record, &planned);
+            CREATING.clone_into(&mut record.native.state);
+            self.checkpoints().write(record)?;
+        }
         let native = capability.create(&lease.machine, &request).await?;
         record.kind.clone_from(&native.kind);
         store_native(record, &native);

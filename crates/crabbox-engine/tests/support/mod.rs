@@ -8,10 +8,12 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use crabbox_core::backend::{Capabilities, DelegatedRunBackend};
+use crabbox_core::backend::{Capabilities, Checkpoints, DelegatedRunBackend};
 use crabbox_core::machine::Absence;
 use crabbox_core::remote::{ExecRequest, ExecStatus, OutputSink, OutputStream, RemotePath, Stdin, Upload};
-use crabbox_core::request::{DoctorReport, ListQuery, Probe, Requirements};
+use crabbox_core::request::{
+    CheckpointObserved, CreateCheckpoint, DoctorReport, ListQuery, NativeCheckpoint, Probe, Requirements,
+};
 use crabbox_core::runtime::{Environment, Runtime};
 use crabbox_core::section::SectionSchema;
 use crabbox_core::spec::{
@@ -34,6 +36,7 @@ pub(crate) static SPEC: ProviderSpec = ProviderSpec {
     targets: &[Target::LINUX],
     capabilities: Capabilities {
         delegated: true,
+        checkpoints: true,
         ..Capabilities::NONE
     },
     extra_features: FeatureSet::EMPTY,
@@ -74,6 +77,10 @@ pub(crate) enum Fault {
     DestroyPending,
     /// The vendor refuses to destroy.
     DestroyFails,
+    /// The vendor takes a checkpoint, but its answer is lost.
+    CheckpointAnswerLost,
+    /// The vendor takes a checkpoint and never answers.
+    CheckpointHangs,
 }
 
 /// One account of the vendor, shared by every connection to it.
@@ -83,6 +90,7 @@ pub(crate) struct Account {
     pub(crate) fault: Mutex<Fault>,
     pub(crate) creates: Mutex<usize>,
     pub(crate) destroyed: Mutex<Vec<String>>,
+    pub(crate) checkpoints: Mutex<Vec<String>>,
 }
 
 impl Account {
@@ -153,6 +161,52 @@ impl Backend for Connection {
 
     fn delegated(&self) -> Option<&dyn DelegatedRunBackend> {
         Some(self)
+    }
+
+    fn checkpoints(&self) -> Option<&dyn Checkpoints> {
+        Some(self)
+    }
+}
+
+#[async_trait]
+impl Checkpoints for Connection {
+    fn preferred(&self) -> bool {
+        true
+    }
+
+    fn planned(&self, request: &CreateCheckpoint) -> Option<NativeCheckpoint> {
+        Some(NativeCheckpoint::new("acme", "acme-image", request.id.as_str()))
+    }
+
+    async fn create(&self, _machine: &Machine, request: &CreateCheckpoint) -> Result<NativeCheckpoint> {
+        self.account.checkpoints.lock().unwrap().push(request.id.to_string());
+        match self.account.fault() {
+            Fault::CheckpointAnswerLost => Err(Error::other("connection reset")),
+            Fault::CheckpointHangs => std::future::pending().await,
+            _ => Ok(NativeCheckpoint::new("acme", "acme-image", request.id.as_str())),
+        }
+    }
+
+    async fn inspect(&self, checkpoint: &NativeCheckpoint) -> Result<CheckpointObserved> {
+        let there = self.account.checkpoints.lock().unwrap().contains(&checkpoint.image_id);
+        Ok(if there {
+            CheckpointObserved::Present(checkpoint.clone())
+        } else {
+            CheckpointObserved::Absent
+        })
+    }
+
+    async fn restore(&self, _machine: &Machine, _checkpoint: &NativeCheckpoint) -> Result<()> {
+        Err(Error::usage("acme restores nothing in place"))
+    }
+
+    async fn delete(&self, checkpoint: &NativeCheckpoint) -> Result<()> {
+        self.account
+            .checkpoints
+            .lock()
+            .unwrap()
+            .retain(|id| *id != checkpoint.image_id);
+        Ok(())
     }
 }
 

@@ -117,8 +117,12 @@ fn missing(id: &str) -> Error {
         .with_hint("`crabbox checkpoint list` shows those that are there")
 }
 
+fn reference(id: &str) -> NativeCheckpoint {
+    NativeCheckpoint::new(crate::SPEC.name, "local-layers", id)
+}
+
 fn observed(id: &str, record: &CheckpointRecord) -> NativeCheckpoint {
-    let mut checkpoint = NativeCheckpoint::new(crate::SPEC.name, "local-layers", id);
+    let mut checkpoint = reference(id);
     checkpoint.name.clone_from(&record.name);
     checkpoint.size_bytes = record.size_bytes;
     checkpoint.metadata.insert("method".into(), record.method.clone());
@@ -132,6 +136,10 @@ fn observed(id: &str, record: &CheckpointRecord) -> NativeCheckpoint {
 impl Checkpoints for Local {
     fn preferred(&self) -> bool {
         true
+    }
+
+    fn planned(&self, request: &CreateCheckpoint) -> Option<NativeCheckpoint> {
+        Some(reference(request.id.as_str()))
     }
 
     async fn create(&self, machine: &Machine, request: &CreateCheckpoint) -> Result<NativeCheckpoint> {
