@@ -225,10 +225,14 @@ pub(crate) fn remove(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
     }
 }
 
+/// How often a directory that is being removed may turn out to have been filled again.
+const MAX_REFILLED: u32 = 1_000;
+
 /// Removes a directory without recursion, so that no depth of nesting exhausts the stack.
 fn remove_tree(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
     let mut open = vec![(name.to_vec(), open_directory(directory, name, Missing::Fail, None)?)];
     let mut moved: u64 = 0;
+    let mut refilled = 0;
     while let Some((_, current)) = open.last() {
         let mut below = None;
         let mut listing = rustix::fs::Dir::read_from(current)?;
@@ -265,8 +269,8 @@ fn remove_tree(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
         let Some((done, _)) = open.pop() else { break };
         let parent = open.last().map_or(directory, |(_, parent)| parent.as_fd());
         match rustix::fs::unlinkat(parent, done.as_slice(), AtFlags::REMOVEDIR) {
-            // Somebody put something in meanwhile: look again.
-            Err(Errno::NOTEMPTY) if !open.is_empty() => {}
+            // Somebody put something in meanwhile: look again, but not for ever.
+            Err(Errno::NOTEMPTY) if !open.is_empty() && refilled < MAX_REFILLED => refilled += 1,
             Ok(()) | Err(Errno::NOENT) => {}
             Err(error) => return Err(error.into()),
         }

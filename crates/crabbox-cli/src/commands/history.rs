@@ -22,7 +22,7 @@ pub(crate) struct HistoryArgs {
     #[arg(long, value_name = "NAME")]
     org: Option<String>,
     /// Only runs in this state: running, succeeded or failed.
-    #[arg(long, value_name = "STATE")]
+    #[arg(long, value_name = "STATE", value_parser = ["running", "succeeded", "failed"], hide_possible_values = true)]
     state: Option<String>,
     /// At most this many.
     #[arg(long, value_name = "COUNT", default_value_t = 50, value_parser = count)]

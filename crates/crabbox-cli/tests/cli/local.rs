@@ -430,7 +430,16 @@ fn no_program_of_this_machine_is_needed() {
 fn a_command_that_exits_255_ran_once() {
     let env = checkout();
     succeeded(env.run(["warmup", "--slug", "once"]));
-    let finished = env.run(["run", "--id", "once", "--no-sync", "--", "sh", "-c", "echo run >> count; exit 255"]);
+    let finished = env.run([
+        "run",
+        "--id",
+        "once",
+        "--no-sync",
+        "--",
+        "sh",
+        "-c",
+        "echo run >> count; exit 255",
+    ]);
     assert_eq!(finished.code, 255, "{}", finished.shown());
     let finished = succeeded(env.run(["run", "--id", "once", "--no-sync", "--", "cat", "count"]));
     assert_eq!(finished.stdout, "run\n");

@@ -43,7 +43,9 @@ impl Engine {
             .mode(0o600)
             .open(&temporary)
             .or_error(ErrorKind::Usage, words)?;
+        let limit = self.settings().sync().fail_bytes;
         let mut sink = FileSink {
+            limit,
             file: tokio::fs::File::from_std(file),
             bytes: 0,
             message: Vec::new(),
@@ -91,6 +93,8 @@ impl Engine {
 }
 
 struct FileSink {
+    /// Most bytes that a box may make this machine keep.
+    limit: u64,
     file: tokio::fs::File,
     bytes: u64,
     message: Vec<u8>,
@@ -102,6 +106,10 @@ impl OutputSink for FileSink {
         match stream {
             OutputStream::Stdout => {
                 self.bytes += chunk.len() as u64;
+                if self.bytes > self.limit {
+                    return Err(Error::remote(format!("workspace archive is larger than {} bytes", self.limit))
+                        .with_hint("remove build output from the workspace, or raise sync.failBytes"));
+                }
                 self.file
                     .write_all(&chunk)
                     .await
