@@ -107,8 +107,10 @@ impl OutputSink for FileSink {
             OutputStream::Stdout => {
                 self.bytes += chunk.len() as u64;
                 if self.bytes > self.limit {
-                    return Err(Error::remote(format!("workspace archive is larger than {} bytes", self.limit))
-                        .with_hint("remove build output from the workspace, or raise sync.failBytes"));
+                    return Err(
+                        Error::remote(format!("workspace archive is larger than {} bytes", self.limit))
+                            .with_hint("remove build output from the workspace, or raise sync.failBytes"),
+                    );
                 }
                 self.file
                     .write_all(&chunk)
