@@ -66,7 +66,8 @@ impl Run<'_> {
             Ok(Some(status)) => status,
             Ok(None) => ExecStatus::exited(0),
             Err(error) => {
-                let interrupted = error.is_cancelled() && self.output.is_some();
+                // A sink that gives up also ends the command, but only the user interrupts.
+                let interrupted = self.engine.shared.cancel.is_cancelled() && self.output.is_some();
                 let code = if interrupted {
                     INTERRUPTED
                 } else {

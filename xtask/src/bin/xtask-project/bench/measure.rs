@@ -5,7 +5,7 @@
     reason = "wait4 is the only way to learn the resource use of one particular child"
 )]
 
-use std::io::Read;
+use std::io::Read as _;
 use std::mem::MaybeUninit;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
