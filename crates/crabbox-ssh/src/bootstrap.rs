@@ -150,6 +150,60 @@ mod tests {
     }
 
     #[test]
+    fn every_login_shell_runs_it_and_leaves_the_input() {
+        use std::io::Write as _;
+        use std::process::Stdio;
+
+        let env = BTreeMap::from([("A".to_owned(), "x\\ny\n'z'  !".to_owned())]);
+        let request = ExecRequest::script("printf '%s|%s|' \"$A\" \"$1\"; cat; exit 9", ["a\\\\b"]).with_env(env);
+        for (shell, first) in [
+            ("sh", ""),
+            ("bash", ""),
+            ("dash", ""),
+            ("busybox", "sh"),
+            ("zsh", ""),
+            ("ksh", ""),
+            ("fish", ""),
+            ("tcsh", ""),
+        ] {
+            for reports in [false, true] {
+                let plan = Plan::new(&request, reports).unwrap();
+                #[expect(clippy::disallowed_methods, reason = "the shells are the oracle")]
+                let mut command = std::process::Command::new(shell);
+                let spawned = command
+                    .args((!first.is_empty()).then_some(first))
+                    .args(["-c", LINE])
+                    .stdin(Stdio::piped())
+                    .stdout(Stdio::piped())
+                    .stderr(Stdio::piped())
+                    .spawn();
+                let mut child = match spawned {
+                    Ok(child) => child,
+                    Err(cause) if shell != "sh" && cause.kind() == std::io::ErrorKind::NotFound => continue,
+                    Err(cause) => panic!("{shell}: {cause}"),
+                };
+                let mut stdin = child.stdin.take().unwrap();
+                stdin.write_all(plan.preface.as_bytes()).unwrap();
+                stdin.write_all(b"own input\n").unwrap();
+                drop(stdin);
+                let output = child.wait_with_output().unwrap();
+                let (out, err) = (
+                    String::from_utf8_lossy(&output.stdout),
+                    String::from_utf8_lossy(&output.stderr),
+                );
+                assert_eq!(out, "x\\ny\n'z'  !|a\\\\b|own input\n", "{shell}: {err}");
+                assert_eq!(output.status.code(), Some(9), "{shell}: {err}");
+                assert!(err.starts_with(&format!("{} start ", plan.mark)), "{shell}: {err}");
+                assert_eq!(
+                    err.contains(&format!("{} exit 9\n", plan.mark)),
+                    reports,
+                    "{shell}: {err}"
+                );
+            }
+        }
+    }
+
+    #[test]
     fn what_cannot_be_sent_is_refused() {
         for (argv, name) in [
             (vec![], "A"),
