@@ -42,4 +42,4 @@ pub use interactive::{Pty, PtyEvent, TerminalSize, attach};
 pub use openssh::{OpenSsh, OpenSshOptions};
 pub use remote::SshRemote;
 pub use session::Session;
-pub use ssh_config::SshConfig;
+pub use ssh_config::{HostConfig, SshConfig};

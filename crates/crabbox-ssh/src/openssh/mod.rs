@@ -71,16 +71,10 @@ impl OpenSsh {
     /// `Usage` when the user name is a credential, which the client would show to everybody on this machine;
     /// `Prerequisite` when there is no client; `Readiness` with [`ConnectFailure`] when no port lets us in.
     pub async fn connect(destination: Destination, options: OpenSshOptions) -> Result<Self> {
-        if destination.user_is_secret {
-            return Err(
-                Error::usage("the system's ssh client would show the user name, which is a credential here")
-                    .with_hint("leave `ssh.transport` at its default"),
-            );
-        }
         let mut tried = Vec::new();
         let mut last = None;
         for port in destination.candidates() {
-            let args = arguments(&destination, &options, port, Some("exit 0"), false)?;
+            let args = Self::arguments_for(&destination, &options, port, Some("exit 0"), false)?;
             let output = client_command::command(&options.program, &args, &destination.child_environment)
                 .stdin(Stdio::null())
                 .stdout(Stdio::null())
@@ -122,12 +116,32 @@ impl OpenSsh {
         self.0.port
     }
 
-    /// The client's arguments for one command, or for the login shell.
+    /// The client's arguments for one command, or for the login shell, on the port in use.
     ///
     /// # Errors
     /// `Usage` when a path or the proxy cannot be written as arguments.
     pub fn arguments(&self, command: Option<&str>, stdin: bool) -> Result<Vec<OsString>> {
-        arguments(&self.0.destination, &self.0.options, self.0.port, command, stdin)
+        Self::arguments_for(&self.0.destination, &self.0.options, self.0.port, command, stdin)
+    }
+
+    /// The client's arguments for a port, without connecting: what to print for somebody to run by hand.
+    ///
+    /// # Errors
+    /// `Usage` when a path or the proxy cannot be written as arguments, or when the user name is a credential.
+    pub fn arguments_for(
+        destination: &Destination,
+        options: &OpenSshOptions,
+        port: u16,
+        command: Option<&str>,
+        stdin: bool,
+    ) -> Result<Vec<OsString>> {
+        if destination.user_is_secret {
+            return Err(
+                Error::usage("the system's ssh client would show the user name, which is a credential here")
+                    .with_hint("leave `ssh.transport` at its default"),
+            );
+        }
+        arguments(destination, options, port, command, stdin)
     }
 
     /// Ends the shared connection, if there is one.

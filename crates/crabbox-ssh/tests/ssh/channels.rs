@@ -6,7 +6,7 @@ use crabbox_core::remote::ExecRequest;
 use crabbox_ssh::SshRemote;
 use futures_util::future::join_all;
 
-use crate::support::{SOON, Sshd, run, sh};
+use crate::support::{SOON, Sshd, run, sh, until};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_hundred_commands_at_once() {
@@ -68,4 +68,18 @@ async fn a_second_command_costs_no_handshake() {
     assert_eq!((session.connections(), sshd.connections()), (1, 1));
     let each = start.elapsed() / 20;
     assert!(each < std::time::Duration::from_millis(500), "{each:?}");
+}
+
+#[tokio::test]
+async fn a_session_that_is_dropped_or_closed_leaves_no_connection() {
+    let sshd = Sshd::start();
+    let (session, remote) = sshd.remote().await;
+    sh(&remote, ":").await;
+    session.close().await;
+    until("closed", || sshd.connections() == 0).await;
+    // Use after closing connects again.
+    sh(&remote, ":").await;
+    assert_eq!(sshd.connections(), 1);
+    drop((session, remote));
+    until("dropped", || sshd.connections() == 0).await;
 }

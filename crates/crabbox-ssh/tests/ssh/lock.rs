@@ -219,33 +219,68 @@ async fn a_lost_lock_can_neither_be_renewed_nor_used_nor_given_back() {
     assert!(!touched.exists());
 }
 
+/// A box whose search path has a few programs only.
+async fn bare(world: &World, lockf: Option<&str>) -> World {
+    use std::os::unix::fs::PermissionsExt as _;
+    let bin = world.sshd.path("bin");
+    let _ = std::fs::create_dir(&bin);
+    for name in ["sh", "mkdir", "ps", "date", "mv", "rm", "sleep", "true"] {
+        let real = sh(&*world.remote, &format!("command -v {name}")).await;
+        // `true` is a builtin of the shell that answers.
+        let real = if real.trim() == name {
+            format!("/bin/{name}")
+        } else {
+            real.trim().to_owned()
+        };
+        let _ = std::os::unix::fs::symlink(real, bin.join(name));
+    }
+    if let Some(text) = lockf {
+        std::fs::write(bin.join("lockf"), text).unwrap();
+        std::fs::set_permissions(bin.join("lockf"), std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let home = world.sshd.path("home");
+    let sshd = Sshd::with(1, &format!("SetEnv PATH={} HOME={}", bin.display(), home.display()));
+    let (_, remote) = sshd.remote().await;
+    World {
+        sshd,
+        remote: Arc::new(remote),
+    }
+}
+
 #[tokio::test]
 async fn a_box_that_cannot_lock_says_so() {
     let world = World::new().await;
-    // A search path with everything but the two.
-    let bin = world.sshd.path("bin");
-    std::fs::create_dir(&bin).unwrap();
-    for name in ["sh", "mkdir", "ps", "date", "mv", "rm", "sleep"] {
-        let real = sh(&*world.remote, &format!("command -v {name}")).await;
-        std::os::unix::fs::symlink(real.trim(), bin.join(name)).unwrap();
-    }
-    let bare = Sshd::with(
-        1,
-        &format!(
-            "SetEnv PATH={} HOME={}",
-            bin.display(),
-            world.sshd.path("home").display()
-        ),
-    );
-    let (_, remote) = bare.remote().await;
-    let bare_world = World {
-        sshd: bare,
-        remote: Arc::new(remote),
-    };
     assert_eq!(
-        message(bare_world.acquire(options()).await),
+        message(bare(&world, None).await.acquire(options()).await),
         "take the workspace: UNLOCKABLE"
     );
+}
+
+#[tokio::test]
+async fn a_box_with_the_other_locking_tool() {
+    // The tool of macOS and the BSDs, as far as we use it: `lockf -s -k -t <seconds> <file> <command>…`, 75 when held.
+    let lockf = "#!/bin/sh\n[ \"$1 $2 $3\" = '-s -k -t' ] || exit 64\nwait=$4; shift 4\n\
+                 exec /usr/bin/flock -x -w \"$wait\" -E 75 \"$@\"\n";
+    let world = World::new().await;
+    let other = bare(&world, Some(lockf)).await;
+    let lock = other.acquire(options()).await.unwrap();
+    assert!(message(world.acquire(options()).await).ends_with("busy"));
+    let (status, _, _) = run(&lock.remote(), ExecRequest::new(["true"])).await.unwrap();
+    assert!(status.success());
+    lock.renew().await.unwrap();
+    lock.release().await.unwrap();
+
+    let gate = world.file("gate").display().to_string();
+    let remote = Arc::clone(&world.remote);
+    let holder = tokio::spawn(async move {
+        remote
+            .exec(ExecRequest::new(["flock", "-x", &gate, "sleep", "9701"]), &mut Discard)
+            .await
+    });
+    until("held", || pid_of("sleep 9701").is_some()).await;
+    assert!(message(other.acquire(options()).await).ends_with("busy"));
+    end("sleep 9701").await;
+    holder.await.unwrap().unwrap();
 }
 
 #[tokio::test]

@@ -18,3 +18,4 @@ mod forward;
 mod lock;
 mod openssh;
 mod readiness;
+mod terminal;
