@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crabbox_core::Remote as _;
-use crabbox_core::remote::{Discard, ExecRequest, OutputSink, OutputStream};
+use crabbox_core::remote::{Discard, ExecRequest, OutputSink, OutputStream, Upload};
 use crabbox_ssh::{Session, SshRemote};
 use tokio_util::sync::CancellationToken;
 
@@ -217,4 +217,78 @@ async fn a_silent_connection_counts_as_lost() {
     let error = result.unwrap_err();
     assert!(error.to_string().contains("stopped answering"), "{error}");
     end("sleep 7700").await;
+}
+
+#[tokio::test]
+async fn a_command_can_be_ended_when_every_place_is_taken() {
+    for sessions in [1, 10] {
+        let sshd = Sshd::with(1, &format!("MaxSessions {sessions}"));
+        let mut destination = sshd.destination();
+        destination.max_connections = 1;
+        let remote = SshRemote::new(Session::connect(destination).await.unwrap()).unwrap();
+        let cancel = CancellationToken::new();
+        let all: Vec<_> = (0..sessions)
+            .map(|_| {
+                let request = ExecRequest::new(["sleep", "7800"]).with_cancel(cancel.clone());
+                let remote = remote.clone();
+                tokio::spawn(async move { remote.exec(request, &mut Discard).await })
+            })
+            .collect();
+        until("started", || running("sleep 7800").len() >= sessions).await;
+        cancel.cancel();
+        for task in all {
+            let error = tokio::time::timeout(SOON, task)
+                .await
+                .expect("no deadlock")
+                .unwrap()
+                .unwrap_err();
+            assert!(error.is_cancelled() && !error.facts().outcome_unknown, "{error}");
+        }
+        assert_eq!(running("sleep 7800"), Vec::<String>::new());
+    }
+}
+
+/// Gives some bytes and then nothing for ever.
+struct Stalled(usize);
+
+impl tokio::io::AsyncRead for Stalled {
+    fn poll_read(
+        mut self: std::pin::Pin<&mut Self>,
+        _context: &mut std::task::Context<'_>,
+        buffer: &mut tokio::io::ReadBuf<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        if self.0 == 0 {
+            return std::task::Poll::Pending;
+        }
+        let length = self.0.min(buffer.remaining());
+        buffer.put_slice(&vec![b'x'; length]);
+        self.0 -= length;
+        std::task::Poll::Ready(Ok(()))
+    }
+}
+
+#[tokio::test]
+async fn an_upload_that_is_cut_off_is_never_taken_for_the_whole() {
+    let sshd = Sshd::start();
+    let (_, remote) = sshd.remote().await;
+    let directory = sshd.path("up");
+    std::fs::create_dir(&directory).unwrap();
+    std::fs::write(directory.join("file"), "before").unwrap();
+    let destination = format!("{}/file", directory.display()).parse().unwrap();
+    let entries = || std::fs::read_dir(&directory).unwrap().count();
+    for length in [Some(2 << 20), None] {
+        let mut upload = Upload::from_bytes("", 0o600);
+        upload.content = Box::pin(Stalled(1 << 20));
+        upload.length = length;
+        let cutting = async {
+            until("arriving", || entries() == 2).await;
+            sshd.kill_connections();
+        };
+        let (result, ()) = tokio::join!(remote.upload(&destination, upload), cutting);
+        assert!(result.unwrap_err().facts().outcome_unknown);
+        assert_eq!(std::fs::read_to_string(directory.join("file")).unwrap(), "before");
+        if length.is_some() {
+            until("cleaned up", || entries() == 1).await;
+        }
+    }
 }
