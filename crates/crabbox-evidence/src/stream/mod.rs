@@ -1,8 +1,8 @@
 //! What happens to the output of a command, within bounded memory however long it is.
 //!
 //! Each stream goes to the terminal (which the caller owns), a log of the last 8 MiB, the last 40 lines, the phase
-//! markers, a spool file for a failure bundle, and digests. A captured stream goes to its file, the phase markers and the
-//! digests only.
+//! markers, a spool file for a failure bundle, and on demand a digest. A captured stream goes to its file, the phase markers and the
+//! digest only.
 
 mod phase;
 mod spool;
@@ -51,17 +51,6 @@ impl Stream {
     }
 }
 
-/// Digests of the output, as `sha256:` and 64 hex digits.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Digests {
-    /// Of both streams in the order of arrival.
-    pub combined: String,
-    /// Of standard output alone.
-    pub stdout: String,
-    /// Of standard error alone.
-    pub stderr: String,
-}
-
 /// What remains of one stream.
 #[derive(Debug)]
 pub struct StreamEvidence {
@@ -86,8 +75,9 @@ pub struct OutputEvidence {
     pub log: LogRing,
     /// Phases in the order in which they started.
     pub phases: Vec<Phase>,
-    /// Digests of all that arrived.
-    pub digests: Digests,
+    /// Digest of all that arrived, both streams in the order of arrival: `sha256:` and 64 hex digits. Absent unless it was
+    /// [asked for](OutputCollector::with_digest).
+    pub digest: Option<String>,
     /// When the first byte arrived.
     pub first_byte: Option<Instant>,
     /// Problems that cost evidence but not the run, one line each.
@@ -104,13 +94,12 @@ struct Lane {
     spool: Spool,
     spooling: bool,
     total_bytes: u64,
-    digest: Sha256,
 }
 
 impl Lane {
     fn new(stream: Stream, capture: Option<PrivateFile>) -> Self {
         let spooling = capture.is_none();
-        let (tail, spool, digest) = (TailLines::default(), Spool::default(), Sha256::new());
+        let (tail, spool) = (TailLines::default(), Spool::default());
         Self {
             stream,
             capture,
@@ -118,7 +107,6 @@ impl Lane {
             spool,
             spooling,
             total_bytes: 0,
-            digest,
         }
     }
 
@@ -150,7 +138,7 @@ pub struct OutputCollector {
     stderr: Lane,
     log: LogRing,
     phases: Phases,
-    combined: Sha256,
+    digest: Option<Sha256>,
     first_byte: Option<Instant>,
     warnings: Vec<String>,
 }
@@ -163,10 +151,17 @@ impl OutputCollector {
             stderr: Lane::new(Stream::Stderr, stderr),
             log: LogRing::default(),
             phases: Phases::new(started),
-            combined: Sha256::new(),
+            digest: None,
             first_byte: None,
             warnings: Vec::new(),
         }
+    }
+
+    /// Also digests everything that arrives, for a receipt. It costs more than all else together.
+    #[must_use]
+    pub fn with_digest(mut self) -> Self {
+        self.digest = Some(Sha256::new());
+        self
     }
 
     /// Whether a stream goes to a file instead of the terminal, the log and the events.
@@ -188,13 +183,14 @@ impl OutputCollector {
         }
         self.first_byte.get_or_insert(now);
         self.phases.feed(stream, chunk, now);
-        self.combined.update(chunk);
+        if let Some(digest) = &mut self.digest {
+            digest.update(chunk);
+        }
         let lane = match stream {
             Stream::Stdout => &mut self.stdout,
             Stream::Stderr => &mut self.stderr,
         };
         lane.total_bytes += chunk.len() as u64;
-        lane.digest.update(chunk);
         if let Some(capture) = &mut lane.capture {
             return capture.write_all(chunk).or_error(ErrorKind::Usage, || {
                 format!("write {} capture `{}`", stream.as_str(), capture.path().display())
@@ -223,17 +219,12 @@ impl OutputCollector {
     /// Ends both streams. Whatever fails, the rest is there.
     pub fn finish(self, now: Instant) -> OutputEvidence {
         let mut capture_errors = Vec::new();
-        let digests = Digests {
-            combined: hex(self.combined),
-            stdout: hex(self.stdout.digest.clone()),
-            stderr: hex(self.stderr.digest.clone()),
-        };
         OutputEvidence {
             stdout: self.stdout.finish(&mut capture_errors),
             stderr: self.stderr.finish(&mut capture_errors),
             log: self.log,
             phases: self.phases.finish(now),
-            digests,
+            digest: self.digest.map(hex),
             first_byte: self.first_byte,
             warnings: self.warnings,
             capture_errors,
@@ -302,7 +293,7 @@ mod tests {
     #[test]
     fn streams_are_kept_apart_and_together() {
         let started = Instant::now();
-        let mut collector = OutputCollector::new(None, None, started);
+        let mut collector = OutputCollector::new(None, None, started).with_digest();
         let at = |seconds| started + Duration::from_secs(seconds);
         collector
             .write(Stream::Stdout, b"out\nCRABBOX_PHASE: te", at(1))
@@ -321,10 +312,10 @@ mod tests {
             .map(|phase| (phase.name.as_str(), phase.duration.as_secs()))
             .collect();
         assert_eq!(phases, [("user-command", 3), ("test-run", 2)]);
-        // printf 'err\n' | sha256sum
+        // printf 'out\nCRABBOX_PHASE: teerr\nst run\n' | sha256sum
         assert_eq!(
-            evidence.digests.stderr,
-            "sha256:2ccde4875ec595757efdf23d7b1336fcd69cf0fb869310b12a0d219c52817b20"
+            evidence.digest.as_deref(),
+            Some("sha256:ad93c5c1b173530d5b792727c11177c3d3b68952233879919b8d3566b69fb148")
         );
         let mut spooled = String::new();
         evidence

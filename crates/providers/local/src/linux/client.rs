@@ -40,7 +40,14 @@ const STOP_PATIENCE: Duration = Duration::from_secs(10);
 /// Pause between two looks at a supervisor that has just been started.
 const STARTING_PAUSE: Duration = Duration::from_millis(10);
 
-const CHUNK: usize = 64 * 1024;
+/// Most bytes of output that are handed on at once.
+const CHUNK: usize = 256 * 1024;
+
+/// Bytes of output that may wait for the client; as much as an ordinary user may ask for.
+const PIPE: usize = 1024 * 1024;
+
+/// Room that is left in a buffer before another is taken, so that small outputs share one.
+const ROOM: usize = 16 * 1024;
 
 /// Starts the supervisor of a box and waits until the box is ready.
 pub(crate) async fn start(executable: &Path, directory: &Path) -> Result<()> {
@@ -366,6 +373,10 @@ pub(crate) async fn exec(directory: &Path, request: ExecRequest, output: &mut dy
     let (stdin, feed) = open_stdin(request.stdin).or_error(ErrorKind::Other, failed)?;
     let pipe = || rustix::pipe::pipe_with(PipeFlags::CLOEXEC).or_error(ErrorKind::Other, failed);
     let ((stdout, stdout_of_command), (stderr, stderr_of_command)) = (pipe()?, pipe()?);
+    for end in [&stdout, &stderr] {
+        // Where the system refuses, the ordinary size serves.
+        let _ = rustix::pipe::fcntl_setpipe_size(end, PIPE);
+    }
     let ask = AgentAsk::Exec {
         argv: request.argv,
         workdir: request.workdir.map(|path| path.as_str().to_owned()),
@@ -450,7 +461,9 @@ impl Tap {
         let Some(pipe) = &mut self.pipe else {
             return std::future::pending().await;
         };
-        self.buffer.reserve(CHUNK);
+        if self.buffer.capacity() - self.buffer.len() < ROOM {
+            self.buffer.reserve(CHUNK);
+        }
         if pipe.read_buf(&mut self.buffer).await? == 0 {
             self.pipe = None;
             return Ok(None);
