@@ -27,6 +27,9 @@ const STALL_AFTER: Duration = Duration::from_millis(100);
 /// Longest wait for the box to say that a command started, before giving up on a cancelled one.
 const START_WAIT: Duration = Duration::from_secs(10);
 
+/// Time in which a script that was sent has been read.
+const SETTLE: Duration = Duration::from_secs(1);
+
 /// Longest wait for the last output of a command that was ended.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
@@ -204,7 +207,7 @@ async fn end_early(
         pid.wait_for(Option::is_some).await.ok().and_then(|pid| *pid)
     });
     match known.await {
-        Ok(Some(pid)) => terminate(transport, pid, id, grace).await,
+        Ok(pid @ Some(_)) => terminate(transport, pid, id, grace).await,
         // It ended before it started.
         Ok(None) => Ok(()),
         Err(_) => Err(Error::remote("the box did not say whether the command started")),
@@ -426,11 +429,15 @@ struct Abandoned {
 impl Drop for Abandoned {
     fn drop(&mut self) {
         let pid = *self.pid.borrow();
-        let (Some(pid), true, Ok(runtime)) = (pid, self.armed, tokio::runtime::Handle::try_current()) else {
+        let (true, Ok(runtime)) = (self.armed, tokio::runtime::Handle::try_current()) else {
             return;
         };
         let (transport, id, grace) = (Arc::clone(&self.transport), std::mem::take(&mut self.id), self.grace);
         runtime.spawn(async move {
+            if pid.is_none() {
+                // Its script may just have arrived. Whatever it starts is known by its variable.
+                tokio::time::sleep(SETTLE).await;
+            }
             // Nobody is left to be told.
             let _ = terminate(&transport, pid, &id, grace).await;
         });

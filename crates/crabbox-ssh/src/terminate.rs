@@ -13,7 +13,7 @@ use crate::session::Purpose;
 /// Time beyond the grace in which the box must have reported.
 const REPORT: Duration = Duration::from_secs(20);
 
-/// Parameters: the shell's process id, the value of the variable by which stragglers are known, tenths of a second of
+/// Parameters: the shell's process id or `unknown`, the value of the variable by which stragglers are known, tenths of a second of
 /// grace. The shell of a command leads its session and process group, so whoever is in either belongs to the command,
 /// and so does whoever inherited the variable. Processes that have ended but that nobody has waited for do not count.
 const SCRIPT: &str = r#"
@@ -33,7 +33,7 @@ look() {
             path=${path#/proc/}; path=${path%/environ}
             case " $found " in *" $path "*) ;; *) found="$found $path" ;; esac
         done
-    else
+    elif [ "$root" != unknown ]; then
         tree=" $root "; grown=yes
         table=$(ps -A -o pid= -o ppid= -o pgid= -o stat=)
         while [ -n "$grown" ]; do
@@ -66,10 +66,16 @@ while [ -n "$found" ] && [ "$turn" -lt 100 ]; do tell KILL; pause 0.05; turn=$((
 ///
 /// # Errors
 /// `Remote`, with `outcome_unknown`, when the box cannot be reached or a process cannot be ended.
-pub(crate) async fn terminate(transport: &Arc<dyn Transport>, pid: u32, id: &str, grace: Duration) -> Result<()> {
+pub(crate) async fn terminate(
+    transport: &Arc<dyn Transport>,
+    pid: Option<u32>,
+    id: &str,
+    grace: Duration,
+) -> Result<()> {
+    let pid = pid.map_or_else(|| "unknown".to_owned(), |pid| pid.to_string());
     let tenths = grace.as_millis().div_ceil(100);
-    let request = ExecRequest::script(SCRIPT, [pid.to_string(), id.to_owned(), tenths.to_string()])
-        .with_timeout(Some(grace + REPORT));
+    let request =
+        ExecRequest::script(SCRIPT, [pid, id.to_owned(), tenths.to_string()]).with_timeout(Some(grace + REPORT));
     let mut capture = Capture::new(64 << 10);
     let status = Box::pin(exec::run(transport, request, &mut capture, grace, Purpose::Control)).await;
     let failed = |why: String| {

@@ -137,6 +137,18 @@ async fn dropping_a_command_ends_it() {
     started(74).await;
     task.abort();
     until("the tree is gone", || left(74).is_empty()).await;
+
+    for delay in [0, 1, 2, 3, 4, 6, 8, 12, 16, 24] {
+        let task = {
+            let remote = remote.clone();
+            tokio::spawn(async move { remote.exec(ExecRequest::new(["sleep", "7900"]), &mut Discard).await })
+        };
+        tokio::time::sleep(Duration::from_millis(delay)).await;
+        task.abort();
+    }
+    // Every one has been started and ended, or was never started: give the last a moment to do either.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    until("none is left", || running("sleep 7900").is_empty()).await;
 }
 
 #[tokio::test]
