@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use crabbox_core::Result;
 use crabbox_core::runtime::Environment;
+use crabbox_core::{Error, ErrorKind, Result};
 use crabbox_sync::archive::ArchiveOptions;
 use crabbox_sync::guardrail::{candidate_line, protected_line};
 use crabbox_sync::remote_archive::PreparedArchive;
@@ -13,8 +13,12 @@ use crabbox_sync::{Guardrail, Limits, Manifest, Rules, Scope, Source, SourceOpti
 use crate::engine::{Engine, blocking};
 use crate::event::Event;
 
+/// How often a sync looks at a checkout that somebody writes to.
+const LOOKS: usize = 4;
+
 /// One look at the checkout: what would travel.
 pub(crate) struct Look {
+    source: Arc<Source>,
     pub(crate) root: PathBuf,
     pub(crate) manifest: Manifest,
     pub(crate) cache: StatCache,
@@ -68,28 +72,54 @@ impl Engine {
     /// everything where the `whole` checkout travels each time.
     pub(crate) async fn look_at(&self, checkout: &Checkout, force_large: bool, whole: bool) -> Result<Look> {
         checkout.source.require_syncable()?;
+        let look = self.see(Arc::clone(&checkout.source)).await?;
+        self.report(&look, force_large, whole)?;
+        Ok(look)
+    }
+
+    /// Looks again when a file changed after a look, unless that happened too often. Says nothing: what is said may be
+    /// what changes a file, such as a log that is written into the checkout.
+    ///
+    /// # Errors
+    /// The given one when it is about something else, or when somebody keeps writing to the checkout.
+    pub(crate) async fn look_again(&self, look: &Look, attempt: usize, error: Error) -> Result<Arc<Look>> {
+        let changed = error.kind() == ErrorKind::Sync && error.is_retryable();
+        if !changed || attempt >= LOOKS {
+            return Err(error);
+        }
+        self.see(Arc::clone(&look.source)).await.map(Arc::new)
+    }
+
+    async fn see(&self, source: Arc<Source>) -> Result<Look> {
         let sync = self.settings().sync();
-        let source = Arc::clone(&checkout.source);
         let cache_file = StatCache::file_for(&self.shared.runtime.directories.cache.join("stat"), source.root());
-        let look = blocking(move || {
+        blocking(move || {
             let rules = Rules::load(source.root(), &sync.exclude, &sync.include)?;
             let cache = StatCache::load(&cache_file, source.root());
             let manifest = Manifest::build(&source, &rules, &cache)?;
             Ok(Look {
                 root: source.root().to_path_buf(),
+                source,
                 manifest,
                 cache,
                 archive: Mutex::new(None),
             })
         })
-        .await?;
-        self.report(&look, force_large, whole)?;
-        Ok(look)
+        .await
     }
 
-    /// Packs everything into one archive.
-    pub(crate) async fn pack(&self, look: Arc<Look>) -> Result<PreparedArchive> {
-        blocking(move || PreparedArchive::build(&look.root, &look.manifest, &ArchiveOptions::default())).await
+    /// Packs everything into one archive. The look that it holds is the given one, or a later one.
+    pub(crate) async fn pack(&self, mut look: Arc<Look>) -> Result<(Arc<Look>, PreparedArchive)> {
+        let mut attempt = 1;
+        loop {
+            let seen = Arc::clone(&look);
+            let build = move || PreparedArchive::build(&seen.root, &seen.manifest, &ArchiveOptions::default());
+            match blocking(build).await {
+                Ok(archive) => return Ok((look, archive)),
+                Err(error) => look = self.look_again(&look, attempt, error).await?,
+            }
+            attempt += 1;
+        }
     }
 
     fn report(&self, look: &Look, force_large: bool, whole: bool) -> Result<()> {

@@ -34,8 +34,9 @@ pub(crate) struct SyncWish {
 }
 
 /// What a sync did.
-#[derive(Default)]
 pub(crate) struct SyncOutcome {
+    /// What the workspace holds now.
+    pub(crate) look: Arc<Look>,
     pub(crate) elapsed: Duration,
     pub(crate) phases: Vec<PhaseTiming>,
     pub(crate) skipped: bool,
@@ -64,7 +65,7 @@ impl Engine {
                     .await?;
             }
             match self.unless_cancelled(remote.host_directory(workdir)).await? {
-                Some(directory) => apply(self, look, directory, wish).await,
+                Some(directory) => apply_settled(self, look, directory, wish).await,
                 None => archive(self, remote, workdir, look, wish).await,
             }
         };
@@ -73,6 +74,7 @@ impl Engine {
             deleted,
             bytes,
             phases,
+            look,
         } = self.with_progress(transfer).await?;
         let elapsed = self.monotonic().saturating_sub(started);
         let skipped = written == 0 && deleted == 0;
@@ -88,6 +90,7 @@ impl Engine {
         }
         self.step(Step::Synced);
         Ok(SyncOutcome {
+            look,
             elapsed,
             phases,
             skipped,
@@ -116,12 +119,29 @@ fn too_slow(limit: Duration) -> Error {
     .with_hint("raise sync.timeout, or retry with --full-resync or a fresh lease")
 }
 
-#[derive(Default)]
 struct Moved {
+    look: Arc<Look>,
     written: u64,
     deleted: u64,
     bytes: u64,
     phases: Vec<PhaseTiming>,
+}
+
+/// Applies the checkout as it is when nobody writes to it.
+async fn apply_settled(
+    engine: &Engine,
+    mut look: Arc<Look>,
+    directory: HostDirectory,
+    wish: SyncWish,
+) -> Result<Moved> {
+    let mut attempt = 1;
+    loop {
+        match apply(engine, Arc::clone(&look), directory.clone(), wish).await {
+            Ok(moved) => return Ok(moved),
+            Err(error) => look = engine.look_again(&look, attempt, error).await?,
+        }
+        attempt += 1;
+    }
 }
 
 /// The workspace is a directory of this machine: only what differs is copied.
@@ -144,6 +164,7 @@ async fn apply(engine: &Engine, look: Arc<Look>, directory: HostDirectory, wish:
             deleted: report.deleted,
             bytes: report.bytes,
             phases: vec![PhaseTiming::ran("manifest_apply", started.elapsed())],
+            look,
         })
     });
     tokio::pin!(copying);
@@ -180,12 +201,12 @@ async fn archive(
     options.timeout = Some(wish.timeout);
     // Ended by the token and not by dropping, so that what the transfer left on the box is removed.
     options.cancel = engine.shared.cancel.clone();
-    let files = look.manifest.len() as u64;
     let packed = look.archive.lock().ok().and_then(|mut slot| slot.take());
-    let archive = match packed {
-        Some(archive) => archive,
-        None => engine.pack(Arc::clone(&look)).await?,
+    let (look, archive) = match packed {
+        Some(archive) => (look, archive),
+        None => engine.pack(look).await?,
     };
+    let files = look.manifest.len() as u64;
     let bytes = archive.length();
     let report = sync_archive(&**remote, &archive, workdir, &options).await?;
     for warning in report.warnings {
@@ -201,5 +222,6 @@ async fn archive(
         deleted: 0,
         bytes,
         phases,
+        look,
     })
 }

@@ -69,20 +69,21 @@ impl Engine {
             let script = self.unless_cancelled(blocking(move || reader.read())).await?;
             plan.command = Some(plan::script_command(script, &args)?);
         }
-        let look = match plan.sync {
+        let mut look = match plan.sync {
             Some(_) => Some(Arc::new(
                 self.look_at(&plan.checkout, plan.force_large, plan.whole).await?,
             )),
             None => None,
         };
-        if let (Some(look), Choice::New { plan: lease_plan, .. }) = (&look, &plan.choice)
+        if let (Some(seen), Choice::New { plan: lease_plan, .. }) = (&look, &plan.choice)
             && lease_plan.backend.host_workspace().is_none()
         {
             // A box that is not on this machine gets an archive, and that must succeed before the box is paid for.
-            let archive = self.pack(Arc::clone(look)).await?;
-            if let Ok(mut slot) = look.archive.lock() {
+            let (packed, archive) = self.pack(Arc::clone(seen)).await?;
+            if let Ok(mut slot) = packed.archive.lock() {
                 *slot = Some(archive);
             }
+            look = Some(packed);
         }
         self.step(Step::Manifested);
         let asked = self.monotonic();
@@ -331,8 +332,9 @@ impl Run<'_> {
         let destination = format!("{}:{}", self.lease.info.host_or_provider(), self.workdir);
         let outcome = self
             .engine
-            .sync(&self.remote, &self.workdir, Arc::clone(&look), destination, wish)
+            .sync(&self.remote, &self.workdir, look, destination, wish)
             .await?;
+        let look = outcome.look;
         self.record.event(EventInput::new("sync.finished"))?;
         self.timing.sync = outcome.elapsed;
         self.timing.sync_phases = outcome.phases;
