@@ -47,7 +47,10 @@ impl Engine {
         };
         let here = self.shared.directory.join(here);
         if upload {
-            std::fs::symlink_metadata(&here).or_error(ErrorKind::Usage, || format!("read `{}`", here.display()))?;
+            let found = std::fs::symlink_metadata(&here);
+            found
+                .or_error(ErrorKind::Usage, || format!("read `{}`", here.display()))
+                .map_err(|error| error.with_hint("the side without `SANDBOX:` is a path of this machine"))?;
         }
         let lease = self.existing(&request.id).await?;
         let remote = lease.remote()?;
@@ -116,12 +119,32 @@ async fn upload_any(
         return Ok(outcome(1, metadata.len()));
     }
     if metadata.is_dir() {
+        if existing == Kind::File {
+            return Err(Error::usage(format!("not a directory on the box: `{target}`"))
+                .with_hint("a directory cannot replace a file; choose another destination"));
+        }
         return upload_directory(remote, here, target, follow).await;
     }
-    Err(
-        Error::usage(format!("neither file nor directory: `{}`", here.display()))
-            .with_hint("copy what a link points to with -L"),
-    )
+    if metadata.is_symlink() {
+        return upload_link(remote, &here, &target).await;
+    }
+    Err(Error::usage(format!(
+        "neither file nor directory: `{}`",
+        here.display()
+    )))
+}
+
+/// Copies a link as a link, as it is copied within a directory.
+async fn upload_link(remote: &Arc<dyn Remote>, here: &Path, there: &RemotePath) -> Result<CopyOutcome> {
+    let link = std::fs::read_link(here).or_error(ErrorKind::Usage, || format!("read `{}`", here.display()))?;
+    let Some(text) = link.to_str() else {
+        return Err(Error::usage(format!("link is not UTF-8: `{}`", link.display()))
+            .with_hint("copy what the link points to with -L"));
+    };
+    let script = r#"mkdir -p -- "${2%/*}/" && rm -f -- "$2" && ln -s -- "$1" "$2""#;
+    let request = ExecRequest::script(script, [text, there.as_str()]);
+    remote.output(request).await?;
+    Ok(outcome(0, 0))
 }
 
 async fn upload_directory(
@@ -130,12 +153,13 @@ async fn upload_directory(
     target: RemotePath,
     follow: bool,
 ) -> Result<CopyOutcome> {
+    let root = here.clone();
+    let (files, bytes) = blocking(move || walk(&root, follow, &mut Vec::new())).await?;
     let (write_end, read_end) = tokio::io::duplex(PIPE_BYTES);
     let pack = tokio::task::spawn_blocking(move || {
         let mut pipe = SyncIoBridge::new(write_end);
         let mut builder = tar::Builder::new(&mut pipe);
         builder.follow_symlinks(follow);
-        let files = walk(&here)?;
         let words = || format!("read `{}`", here.display());
         builder
             .append_dir_all(".", &here)
@@ -144,7 +168,7 @@ async fn upload_directory(
         drop(builder);
         pipe.shutdown()
             .or_error(ErrorKind::Remote, || "send directory".to_owned())?;
-        Ok::<_, Error>(files)
+        Ok::<_, Error>(())
     });
     let script = r#"mkdir -p -- "$1" && exec tar -C "$1" -xf -"#;
     let request = ExecRequest::script(script, [target.as_str()]).with_stdin(Stdin::Stream(Box::pin(read_end)));
@@ -152,23 +176,48 @@ async fn upload_directory(
     let packed = pack.await.or_error(ErrorKind::Other, || "pack directory".to_owned())?;
     // The box's reason explains a broken pipe, not the other way round.
     unpacked?;
-    let (files, bytes) = packed?;
+    packed?;
     Ok(outcome(files, bytes))
 }
 
-/// Counts regular files and their bytes.
-fn walk(directory: &Path) -> Result<(u64, u64)> {
+/// Counts regular files and their bytes, and finds what cannot be copied before anything is sent.
+///
+/// `above` holds the real paths of the directories that the walk is in, where links are followed.
+fn walk(directory: &Path, follow: bool, above: &mut Vec<PathBuf>) -> Result<(u64, u64)> {
     let words = || format!("read `{}`", directory.display());
+    if follow {
+        let real = directory.canonicalize().or_error(ErrorKind::Usage, words)?;
+        if above.contains(&real) {
+            return Err(
+                Error::usage(format!("link leads back to where it is: `{}`", directory.display()))
+                    .with_hint("copy links as links, without -L"),
+            );
+        }
+        above.push(real);
+    }
     let mut total = (0, 0);
     for entry in std::fs::read_dir(directory).or_error(ErrorKind::Usage, words)? {
-        let entry = entry.or_error(ErrorKind::Usage, words)?;
-        let metadata = entry.metadata().or_error(ErrorKind::Usage, words)?;
+        let path = entry.or_error(ErrorKind::Usage, words)?.path();
+        let metadata = if follow {
+            std::fs::metadata(&path)
+        } else {
+            std::fs::symlink_metadata(&path)
+        };
+        let metadata = metadata
+            .or_error(ErrorKind::Usage, || format!("read `{}`", path.display()))
+            .map_err(|error| match follow {
+                true => error.with_hint("copy links as links, without -L"),
+                false => error,
+            })?;
         if metadata.is_dir() {
-            let below = walk(&entry.path())?;
+            let below = walk(&path, follow, above)?;
             total = (total.0 + below.0, total.1 + below.1);
         } else if metadata.is_file() {
             total = (total.0 + 1, total.1 + metadata.len());
         }
+    }
+    if follow {
+        above.pop();
     }
     Ok(total)
 }
@@ -190,6 +239,11 @@ async fn download_file(remote: &Arc<dyn Remote>, there: &RemotePath, target: &Pa
         .parent()
         .filter(|parent| !parent.as_os_str().is_empty())
         .unwrap_or(Path::new("."));
+    if !parent.is_dir() {
+        return Err(
+            Error::usage(format!("directory does not exist: `{}`", parent.display())).with_hint("create it first"),
+        );
+    }
     let staged = tempfile::Builder::new()
         .prefix(".crabbox-")
         .tempfile_in(parent)
@@ -203,6 +257,10 @@ async fn download_file(remote: &Arc<dyn Remote>, there: &RemotePath, target: &Pa
 }
 
 async fn download_directory(remote: &Arc<dyn Remote>, there: &RemotePath, target: PathBuf) -> Result<CopyOutcome> {
+    if target.exists() && !target.is_dir() {
+        return Err(Error::usage(format!("not a directory: `{}`", target.display()))
+            .with_hint("a directory cannot replace a file; choose another destination"));
+    }
     let words = format!("write `{}`", target.display());
     std::fs::create_dir_all(&target).or_error(ErrorKind::Usage, || words)?;
     let (write_end, read_end) = tokio::io::duplex(PIPE_BYTES);

@@ -1,9 +1,11 @@
 //! Whether this machine and the selected provider are ready.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crabbox_core::request::{Check, CheckStatus, Probe};
+use crabbox_core::settings::Layer;
 use crabbox_core::{Error, ErrorKind, Provider};
 
 use crate::api::{DoctorOutcome, DoctorRequest};
@@ -64,18 +66,7 @@ impl Engine {
     }
 
     fn machine_checks(&self) -> Vec<Check> {
-        let mut checks = Vec::new();
-        checks.push(match self.shared.config.check() {
-            Ok(()) => Check::new(
-                "config",
-                CheckStatus::Ok,
-                "every file can be read and every key is known",
-            ),
-            Err(error) => Check {
-                status: CheckStatus::Warning,
-                ..problem("config", &error)
-            },
-        });
+        let mut checks = vec![self.config_check()];
         checks.push(self.state_check());
         checks.push(match self.stores().claims.listing() {
             Ok(listing) if listing.problems.is_empty() => {
@@ -99,6 +90,28 @@ impl Engine {
         checks
     }
 
+    fn config_check(&self) -> Check {
+        // The user's own file may hold credentials; those of a repository cannot.
+        let mut own = self.shared.config.files.iter();
+        let shared = own.find(|file| file.found && file.layer == Layer::UserFile && is_shared(&file.path));
+        if let Some(file) = shared {
+            let path = file.path.display();
+            let line = format!("config file is open to others: `{path}`; run `chmod 600 {path}`");
+            return Check::new("config", CheckStatus::Failed, line);
+        }
+        match self.shared.config.check() {
+            Ok(()) => Check::new(
+                "config",
+                CheckStatus::Ok,
+                "every file can be read and every key is known",
+            ),
+            Err(error) => Check {
+                status: CheckStatus::Warning,
+                ..problem("config", &error)
+            },
+        }
+    }
+
     fn state_check(&self) -> Check {
         let state = &self.shared.runtime.directories.state;
         let probe = self.shared.stores.probe.create_directory(state);
@@ -107,6 +120,18 @@ impl Engine {
             Err(error) => problem("state", &error),
         }
     }
+}
+
+/// Whether anybody but its owner can do anything with a file.
+#[cfg(unix)]
+fn is_shared(path: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & 0o077 != 0)
+}
+
+#[cfg(not(unix))]
+fn is_shared(_path: &Path) -> bool {
+    false
 }
 
 fn problem(name: &str, error: &Error) -> Check {

@@ -1,6 +1,5 @@
 //! Workflows on existing boxes: list, status, inspect, stop, heartbeat, pause, resume; and warmup.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use crabbox_core::request::ListQuery;
@@ -90,7 +89,7 @@ impl Engine {
         !matches!(self.stores().claims.read(lease), Ok(None))
     }
 
-    /// Shows one box, once or until it is ready.
+    /// Shows one box, once or until it is ready. Waiting for a claimed box counts as using it.
     ///
     /// # Errors
     /// `Identity` when nothing matches; `Readiness` when waiting ended without a ready box, after `on_look` has seen the
@@ -109,6 +108,7 @@ impl Engine {
             on_look(&view);
             let Some(limit) = request.wait else { return Ok(view) };
             if view.ready {
+                self.touch_waited(target).await;
                 return Ok(view);
             }
             let failed = |message: String| Error::readiness(message).with_lease(target.lease.as_str());
@@ -133,6 +133,18 @@ impl Engine {
             })
             .await?;
             pause = (pause * 2).min(LOOK_PAUSE);
+        }
+    }
+
+    /// Extends a lease that somebody waited for. Only an exact claim gives that right.
+    async fn touch_waited(&self, target: Target) {
+        // Somebody else may still be creating the box, whose records are theirs.
+        let Ok(machine) = self.look_for_use(&target).await else {
+            return;
+        };
+        let Some(lease) = claimed(target, machine) else { return };
+        if let Err(error) = self.touch(&lease, touched_state(&lease), None).await {
+            self.warn(format!("could not extend the lease: {error}"));
         }
     }
 
@@ -191,12 +203,7 @@ impl Engine {
             ))
             .with_lease(lease.id().as_str()));
         }
-        let state = if lease.machine.labels.state() == Some("running") {
-            "running"
-        } else {
-            "ready"
-        };
-        let labels = self.touch(&lease, state, idle_timeout).await?;
+        let labels = self.touch(&lease, touched_state(&lease), idle_timeout).await?;
         Ok(HeartbeatView {
             id: lease.id().to_string(),
             slug: lease.info.slug.as_ref().map(ToString::to_string),
@@ -246,28 +253,11 @@ impl Engine {
     pub(crate) async fn existing(&self, id: &str) -> Result<Lease> {
         let target = self.resolve(id).await?;
         let machine = self.look_for_use(&target).await?;
-        let Some(claim) = target.claim.clone() else {
-            return Err(
-                Error::identity(format!("this machine has no claim on: `{}`", target.lease))
-                    .with_lease(target.lease.as_str())
-                    .with_hint("use the lease with --id from a checkout first"),
-            );
-        };
-        let slug = claim.slug.parse().ok();
-        let info = lease::describe(
-            target.spec(),
-            &machine,
-            target.lease.clone(),
-            slug,
-            true,
-            Duration::ZERO,
-        );
-        Ok(Lease {
-            spec: target.spec(),
-            backend: Arc::clone(&target.backend),
-            machine,
-            claim,
-            info,
+        let id = target.lease.clone();
+        claimed(target, machine).ok_or_else(|| {
+            Error::identity(format!("this machine has no claim on: `{id}`"))
+                .with_lease(id.as_str())
+                .with_hint("use the lease with --id from a checkout first")
         })
     }
 
@@ -278,5 +268,28 @@ impl Engine {
         }
         lease.info.kept = true;
         Ok(())
+    }
+}
+
+/// A box that this machine has a claim on.
+fn claimed(target: Target, machine: Machine) -> Option<Lease> {
+    let spec = target.spec();
+    let claim = target.claim?;
+    let slug = claim.slug.parse().ok();
+    let info = lease::describe(spec, &machine, target.lease, slug, true, Duration::ZERO);
+    Some(Lease {
+        spec,
+        backend: target.backend,
+        machine,
+        claim,
+        info,
+    })
+}
+
+/// State that a touch leaves on a box: a command that runs goes on running.
+fn touched_state(lease: &Lease) -> &'static str {
+    match lease.machine.labels.state() {
+        Some("running") => "running",
+        _ => "ready",
     }
 }

@@ -63,6 +63,17 @@ impl Registry {
         self.find(name).ok_or_else(|| self.unknown(name))
     }
 
+    /// Accepts the name of any provider there is, in this build or not.
+    ///
+    /// # Errors
+    /// `Usage` for a name that stands for none, with the nearest one.
+    pub fn require_known(&self, name: &str) -> Result<()> {
+        if self.find(name).is_some() || is_known(name) {
+            return Ok(());
+        }
+        Err(self.unknown(name))
+    }
+
     /// Every provider.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<dyn Provider>> {
         self.providers.iter()
@@ -102,7 +113,7 @@ impl Registry {
 
     fn unknown(&self, name: &str) -> Error {
         let name = name.trim();
-        if PROVIDERS.contains(&name.to_ascii_lowercase().as_str()) {
+        if is_known(name) {
             return Error::usage(format!("provider not in this build: `{name}`")).with_hint(format!(
                 "rebuild with `--features provider-{name}`; this build has: {}",
                 self.names()
@@ -120,6 +131,10 @@ impl Registry {
         };
         Error::usage(format!("unknown provider: `{}`", name.escape_debug())).with_hint(hint)
     }
+}
+
+fn is_known(name: &str) -> bool {
+    PROVIDERS.contains(&name.trim().to_ascii_lowercase().as_str())
 }
 
 impl std::fmt::Debug for Registry {

@@ -52,8 +52,8 @@ struct SetBrokerArgs {
     /// Provider to lease from by way of the coordinator.
     #[arg(long, value_name = "NAME")]
     provider: Option<String>,
-    /// Who creates boxes: managed or registered.
-    #[arg(long, value_name = "MODE")]
+    /// Who creates boxes: the coordinator (managed), or this machine (registered).
+    #[arg(long, value_name = "MODE", value_parser = ["managed", "registered"])]
     mode: Option<String>,
     /// Whether desktops are published through its viewer.
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = go_boolean)]
@@ -136,6 +136,9 @@ fn set_broker(args: SetBrokerArgs, session: &Session) -> anyhow::Result<Ending> 
         Error::usage("missing coordinator: `--url`").with_hint("give its address with `--url https://host`")
     })?;
     let mode = args.mode.as_deref().map(str::parse::<BrokerMode>).transpose()?;
+    if let Some(provider) = &args.provider {
+        session.registry.require_known(provider)?;
+    }
     let path = writable_file(&session.environment, Platform::current(), &session.directory)?;
     // Read last: nothing that is refused may swallow a token first.
     let token = args.token_stdin.then(read_token).transpose()?;

@@ -73,8 +73,8 @@ pub(crate) struct LeaseFlags {
     /// Portable Linux image, such as ubuntu:24.04.
     #[arg(long, value_name = "IMAGE")]
     os: Option<String>,
-    /// Price model: spot or on-demand.
-    #[arg(long, value_name = "MARKET")]
+    /// Price model.
+    #[arg(long, value_name = "MARKET", value_parser = ["spot", "on-demand"])]
     market: Option<String>,
     /// Longest life of the box, such as 90m.
     #[arg(long, value_name = "DURATION")]

@@ -4,6 +4,7 @@ use std::ffi::{OsStr, OsString};
 
 use clap::{Arg, Command};
 
+use super::go_boolean;
 use super::shape::is_boolean;
 
 /// Arguments in the form that clap parses.
@@ -110,7 +111,7 @@ impl<'a> Reader<'a> {
         };
         if let Some(value) = value {
             text.push("=");
-            text.push(value);
+            text.push(spelled_out(argument, value));
         }
         self.done.args.push(text);
     }
@@ -175,6 +176,16 @@ pub(super) fn names(argument: &Arg) -> impl Iterator<Item = String> {
         .map(str::to_owned)
         .collect::<Vec<_>>();
     long.into_iter().chain(short).chain(aliases)
+}
+
+/// Go's short spellings of a boolean, in the words that a config file has for it: some flags are settings as well.
+fn spelled_out<'a>(argument: &Arg, value: &'a OsStr) -> &'a OsStr {
+    let text = value.to_str().filter(|_| is_boolean(argument));
+    match text.map(go_boolean) {
+        Some(Ok(true)) => OsStr::new("true"),
+        Some(Ok(false)) => OsStr::new("false"),
+        _ => value,
+    }
 }
 
 /// Whether everything from the first word on belongs to another command.
@@ -305,7 +316,7 @@ mod tests {
             ("cp -L a b", "cp -L a b"),
             (
                 "-quiet -error-format json stop -quiet=0 a",
-                "--quiet --error-format=json stop --quiet=0 a",
+                "--quiet --error-format=json stop --quiet=false a",
             ),
             (
                 "checkpoint fork chk_1 -json -- echo --json",

@@ -48,6 +48,23 @@ fn a_boolean_takes_no_separate_value() {
 }
 
 #[test]
+fn every_spelling_of_a_boolean_reaches_the_settings() {
+    for flag in ["checksum", "results-auto", "fail-on-test-failures"] {
+        for value in ["T", "f", "0", "TRUE"] {
+            let flag = format!("--{flag}={value}");
+            let finished = TestEnv::new().run(["run", &flag, "--no-sync", "--sync-only"]);
+            assert!(
+                finished
+                    .stderr
+                    .ends_with("--sync-only and --no-sync exclude each other\n"),
+                "{flag}: {}",
+                finished.stderr
+            );
+        }
+    }
+}
+
+#[test]
 fn the_error_format_is_honoured_before_and_after_parsing() {
     let env = TestEnv::new();
     for args in [

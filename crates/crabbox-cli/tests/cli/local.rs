@@ -85,6 +85,20 @@ fn a_run_sees_the_dirty_checkout_and_leaves_nothing() {
 }
 
 #[test]
+fn a_log_in_the_checkout_may_grow_while_it_is_synced() {
+    let env = checkout();
+    for _ in 0..3 {
+        let log = fs::File::create(env.work().join("run.log")).unwrap();
+        let output = env.command(["run", "--", "cat", "new.txt"]).stderr(log).output();
+        let finished = env.finished(output.unwrap());
+        let log = fs::read_to_string(env.work().join("run.log")).unwrap();
+        assert_eq!((finished.code, finished.stdout.as_str()), (0, "new\n"), "{log}");
+        assert!(log.contains("run summary "), "{log}");
+    }
+    nothing_left(&env);
+}
+
+#[test]
 fn flags_of_the_command_are_its_own() {
     let env = checkout();
     let finished = succeeded(env.run(["run", "--quiet", "echo", "--json", "--help", "--", "-x"]));
@@ -161,6 +175,17 @@ fn a_warm_box_is_used_listed_and_given_back() {
     let claims = succeeded(env.run(["claims", "list", "--json"])).stdout;
     assert!(claims.contains(&lease), "{claims}");
 
+    let expires = |status: &str| {
+        let status: serde_json::Value = serde_json::from_str(status).unwrap();
+        status["expiresAt"].as_str().unwrap().to_owned()
+    };
+    let looked = || expires(&succeeded(env.run(["status", "warm-crab", "--json"])).stdout);
+    let before = looked();
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    assert_eq!(looked(), before, "looking does not extend a lease");
+    succeeded(env.run(["status", "warm-crab", "--wait"]));
+    assert!(looked() > before, "waiting does");
+
     succeeded(env.run(["cp", "--id", "warm-crab", "new.txt", "SANDBOX:copied.txt"]));
     succeeded(env.run(["cp", "--id", "warm-crab", "SANDBOX:copied.txt", "back.txt"]));
     assert_eq!(fs::read_to_string(env.work().join("back.txt")).unwrap(), "new\n");
@@ -173,6 +198,69 @@ fn a_warm_box_is_used_listed_and_given_back() {
         stopped.stderr
     );
     assert_eq!(succeeded(env.run(["list", "--json"])).stdout, "[]\n");
+    nothing_left(&env);
+}
+
+#[cfg(unix)]
+#[test]
+fn copies_keep_links_and_name_what_cannot_be_copied() {
+    use std::os::unix::fs::symlink;
+    let env = checkout();
+    succeeded(env.run(["warmup", "--slug", "warm-crab"]));
+    let cp = |args: &[&str]| env.run(["cp", "--id", "warm-crab"].iter().chain(args));
+    let refused = |args: &[&str], line: &str| {
+        let finished = cp(args);
+        assert_eq!(finished.code, 2, "{}", finished.shown());
+        assert!(finished.stderr.ends_with(&format!("{line}\n")), "{}", finished.stderr);
+        assert!(finished.stderr.starts_with("hint: "), "{}", finished.stderr);
+    };
+    env.write("tree/a b", "content");
+    symlink("a b", env.work().join("tree/link")).unwrap();
+    succeeded(cp(&["tree/link", "SANDBOX:sub/link"]));
+    succeeded(cp(&["-L", "tree/link", "SANDBOX:sub/file"]));
+    let there = env.run([
+        "run",
+        "--quiet",
+        "--id",
+        "warm-crab",
+        "--no-sync",
+        "--",
+        "sh",
+        "-c",
+        "readlink sub/link; cat sub/file",
+    ]);
+    assert_eq!(succeeded(there).stdout, "a b\ncontent");
+
+    symlink("nowhere", env.work().join("tree/dangling")).unwrap();
+    refused(
+        &["-L", "tree", "SANDBOX:followed"],
+        "read `[ROOT]/work/tree/dangling`: No such file or directory (os error 2)",
+    );
+    fs::remove_file(env.work().join("tree/dangling")).unwrap();
+    symlink("..", env.work().join("tree/up")).unwrap();
+    refused(
+        &["-L", "tree", "SANDBOX:followed"],
+        "link leads back to where it is: `[ROOT]/work/tree/up/tree`",
+    );
+    let left = env.run([
+        "run",
+        "--quiet",
+        "--id",
+        "warm-crab",
+        "--no-sync",
+        "--",
+        "ls",
+        "followed",
+    ]);
+    assert_ne!(left.code, 0, "nothing was sent: {}", left.shown());
+
+    refused(&["tree", "SANDBOX:sub/file"], "/sub/file`");
+    refused(&["SANDBOX:sub", "new.txt"], "not a directory: `[ROOT]/work/new.txt`");
+    refused(
+        &["SANDBOX:sub/file", "no/such/place"],
+        "directory does not exist: `[ROOT]/work/no/such`",
+    );
+    succeeded(env.run(["stop", "warm-crab"]));
     nothing_left(&env);
 }
 
@@ -316,7 +404,32 @@ fn a_checkpoint_is_forked_into_boxes_that_do_not_see_each_other() {
         "-c",
         "echo more >> state.txt",
     ]));
-    succeeded(env.run(["checkpoint", "restore", checkpoint, "--id", "base"]));
+    let planned = succeeded(env.run([
+        "checkpoint",
+        "fork",
+        checkpoint,
+        "--dry-run",
+        "--slug",
+        "copy",
+        "--",
+        "echo",
+        "\"{{slug}}\"",
+    ]));
+    let resource = created["native"]["imageId"].as_str().unwrap_or("-");
+    assert_eq!(
+        planned.stdout,
+        format!(
+            "would fork checkpoint id={checkpoint} provider=local resource={resource} slug=copy keep=true \
+             command=\"echo '\\\"copy\\\"'\"\n"
+        )
+    );
+    let restored = succeeded(env.run(["checkpoint", "restore", checkpoint, "--id", "base"]));
+    let lease = created["leaseId"].as_str().unwrap();
+    assert!(
+        restored.stdout.contains(&format!(" lease={lease} workdir=/")),
+        "{}",
+        restored.stdout
+    );
     let restored = succeeded(env.run(["run", "--id", "base", "--no-sync", "--", "cat", "state.txt"]));
     assert_eq!(restored.stdout, "base\n");
     succeeded(env.run(["stop", "base"]));

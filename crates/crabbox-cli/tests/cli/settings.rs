@@ -101,6 +101,48 @@ fn the_broker_is_written_without_touching_the_rest() {
 }
 
 #[test]
+fn a_broker_for_a_provider_that_does_not_exist_is_refused() {
+    let env = TestEnv::new();
+    let set = |more: &[&str]| {
+        let args = ["config", "set-broker", "--url", "https://broker.test"];
+        env.run(args.iter().chain(more))
+    };
+    let unknown = set(&["--mode", "registered", "--provider", "nope"]);
+    assert_eq!(unknown.code, 2, "{}", unknown.shown());
+    assert!(
+        unknown.stderr.ends_with("unknown provider: `nope`\n"),
+        "{}",
+        unknown.stderr
+    );
+    let mode = set(&["--mode", "nope"]);
+    assert!(
+        mode.stderr.ends_with("bad value for --mode: `nope`\n"),
+        "{}",
+        mode.stderr
+    );
+    assert!(!env.home().join(".config").exists());
+    for provider in ["local", "e2b"] {
+        let known = set(&["--mode", "registered", "--provider", provider]);
+        assert_eq!(known.code, 0, "{}", known.shown());
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn doctor_finds_a_config_file_that_is_open_to_others() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let env = repository();
+    let written = env.run(["config", "set-broker", "--url", "https://broker.test"]);
+    assert_eq!(written.code, 0, "{}", written.shown());
+    let status = || json(&env.run(["doctor", "--json"]).stdout)["checks"][0]["status"].clone();
+    assert_eq!(status(), "ok");
+    let file = env.home().join(".config/crabbox/config.yaml");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
+    assert_eq!(status(), "failed");
+    assert_eq!(env.run(["doctor"]).code, 1);
+}
+
+#[test]
 fn the_plan_of_a_checkout() {
     let env = repository();
     env.write("a.txt", "12345");

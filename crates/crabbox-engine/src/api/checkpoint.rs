@@ -1,6 +1,7 @@
 //! Requests and outcomes of checkpoints and forks.
 
-use crabbox_core::{CheckpointId, Error};
+use crabbox_core::{CheckpointId, Error, LeaseId, Slug};
+use crabbox_state::checkpoints::CheckpointRecord;
 
 use crate::event::LeaseInfo;
 
@@ -66,6 +67,18 @@ impl CheckpointRestoreRequest {
     }
 }
 
+/// A box that was put back to a checkpoint.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct RestoreOutcome {
+    /// The checkpoint.
+    pub record: CheckpointRecord,
+    /// The box.
+    pub lease: LeaseId,
+    /// Workspace on the box.
+    pub workdir: String,
+}
+
 /// Asks for new boxes from a checkpoint.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -107,6 +120,12 @@ impl CheckpointForkRequest {
 pub struct ForkOutcome {
     /// 1-based index.
     pub index: usize,
+    /// Provider of the box.
+    pub provider: String,
+    /// The provider's resource that the box is made from; empty for an archive.
+    pub resource: String,
+    /// Slug that was asked for.
+    pub slug: Option<Slug>,
     /// The box, unless it could not be made.
     pub lease: Option<LeaseInfo>,
     /// Workspace on the box.

@@ -13,6 +13,7 @@ use serde::Serialize;
 
 pub use checkpoint::{
     CheckpointCreateRequest, CheckpointForkRequest, CheckpointMode, CheckpointRestoreRequest, ForkOutcome,
+    RestoreOutcome,
 };
 pub use run::{CommandSource, ExitSource, RunOutcome, RunRequest, ScriptReader, StopAfter};
 

@@ -96,26 +96,30 @@ struct Fork<'a> {
 
 impl Fork<'_> {
     fn dry(&self, index: usize) -> ForkOutcome {
-        let slug = self.slug(index);
+        let mut outcome = self.planned(index);
+        let words = self.words(index, "<lease>", outcome.slug.as_ref());
+        outcome.command = crabbox_evidence::command::join(words);
+        outcome.workdir.clone_from(&self.record.workdir);
+        outcome
+    }
+
+    /// What is known of a fork before anything was done for it.
+    fn planned(&self, index: usize) -> ForkOutcome {
         ForkOutcome {
             index,
+            provider: self.plan.spec().name.to_owned(),
+            resource: self.record.native.image_id.clone(),
+            slug: self.slug(index),
             lease: None,
-            workdir: self.record.workdir.clone(),
-            command: crabbox_evidence::command::join(self.words(index, "<lease>", slug.as_ref())),
+            workdir: String::new(),
+            command: String::new(),
             exit_code: None,
             error: None,
         }
     }
 
     async fn one(&self, index: usize, output: ForkOutput<'_>) -> ForkOutcome {
-        let mut outcome = ForkOutcome {
-            index,
-            lease: None,
-            workdir: String::new(),
-            command: String::new(),
-            exit_code: None,
-            error: None,
-        };
+        let mut outcome = self.planned(index);
         if let Err(error) = self.fork(index, output, &mut outcome).await {
             outcome.error = Some(error);
         }
@@ -125,7 +129,7 @@ impl Fork<'_> {
     async fn fork(&self, index: usize, output: ForkOutput<'_>, outcome: &mut ForkOutcome) -> Result<()> {
         let native = (self.record.kind != ARCHIVE).then(|| native(self.record));
         let wanted = Wanted {
-            slug: self.slug(index),
+            slug: outcome.slug.clone(),
             keep: self.request.keep,
             repo_root: self.checkout.root_text(),
             restore_from: native,

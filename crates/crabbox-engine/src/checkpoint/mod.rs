@@ -16,7 +16,7 @@ use crabbox_state::random;
 pub use audit::CheckpointAudit;
 pub use fork::ForkOutput;
 
-use crate::api::{CheckpointCreateRequest, CheckpointMode, CheckpointRestoreRequest};
+use crate::api::{CheckpointCreateRequest, CheckpointMode, CheckpointRestoreRequest, RestoreOutcome};
 use crate::checkout::Checkout;
 use crate::engine::Engine;
 use crate::lease::Lease;
@@ -152,8 +152,8 @@ impl Engine {
     /// # Errors
     /// `Usage` when the checkpoint cannot be restored in place; `Identity` when it or the lease does not exist; `Remote`
     /// when the box fails.
-    pub async fn checkpoint_restore(&self, request: CheckpointRestoreRequest) -> Result<CheckpointRecord> {
-        let record = self.checkpoints().require(&request.checkpoint)?;
+    pub async fn checkpoint_restore(&self, request: CheckpointRestoreRequest) -> Result<RestoreOutcome> {
+        let mut record = self.checkpoints().require(&request.checkpoint)?;
         let checkout = self.source()?;
         if record.kind == RECIPE {
             return Err(recipe_only(&request.checkpoint));
@@ -163,8 +163,13 @@ impl Engine {
             Some(path) => path.parse()?,
             None => lease.workdir(checkout.name())?,
         };
+        let outcome = |record| RestoreOutcome {
+            record,
+            lease: lease.id().clone(),
+            workdir: workdir.to_string(),
+        };
         if request.dry_run {
-            return Ok(record);
+            return Ok(outcome(record));
         }
         let _workspace = self.lock_workspace(&lease).await?;
         let restored = async {
@@ -184,7 +189,8 @@ impl Engine {
             self.place(&lease, &record, &workdir).await
         };
         self.unless_cancelled(restored).await?;
-        self.checkpoints().touch(&request.checkpoint, self.now())
+        record = self.checkpoints().touch(&request.checkpoint, self.now())?;
+        Ok(outcome(record))
     }
 
     /// Deletes a checkpoint: the provider's resource first, the record only after that succeeded.

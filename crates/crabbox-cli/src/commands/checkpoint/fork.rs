@@ -4,12 +4,13 @@ use clap::{ArgAction, Args};
 use crabbox_core::Error;
 use crabbox_core::remote::OutputSink;
 use crabbox_engine::api::{CheckpointForkRequest, ExitSource, ForkOutcome};
+use crabbox_evidence::text::quote;
 
 use super::{missing, parsed};
 use crate::commands::flags::{LeaseFlags, count};
 use crate::ending::Ending;
 use crate::grammar::go_boolean;
-use crate::output::{escape, value};
+use crate::output::value;
 use crate::render::{PrefixedStreams, Renderer, Streams};
 use crate::session::Session;
 
@@ -103,11 +104,11 @@ fn command_line(outcome: &ForkOutcome, count: usize) -> Option<String> {
     let lease = outcome.lease.as_ref()?;
     let exit = outcome.exit_code?;
     Some(format!(
-        "checkpoint fork command lease={} slug={} index={}/{count} exit={exit} command=\"{}\"",
+        "checkpoint fork command lease={} slug={} index={}/{count} exit={exit} command={}",
         lease.lease,
         value(lease.slug.as_ref().map_or("", |slug| slug.as_str())),
         outcome.index,
-        escape(&outcome.command),
+        quote(&outcome.command),
     ))
 }
 
@@ -122,9 +123,14 @@ fn line(checkpoint: &str, outcome: &ForkOutcome, (count, keep, dry_run): (usize,
         let command = if outcome.command.is_empty() {
             String::new()
         } else {
-            format!(" command=\"{}\"", escape(&outcome.command))
+            format!(" command={}", quote(&outcome.command))
         };
-        return format!("would fork checkpoint id={checkpoint} keep={keep}{index}{command}");
+        return format!(
+            "would fork checkpoint id={checkpoint} provider={} resource={} slug={} keep={keep}{index}{command}",
+            value(&outcome.provider),
+            value(&outcome.resource),
+            value(outcome.slug.as_ref().map_or("", |slug| slug.as_str())),
+        );
     }
     match (lease, &outcome.error) {
         (Some(lease), None) => format!(

@@ -3,11 +3,12 @@
 use clap::Args;
 use crabbox_core::Result;
 use crabbox_engine::{CheckpointAudit, Engine};
+use crabbox_evidence::text::quote;
 use crabbox_state::checkpoints::CheckpointRecord;
 
 use crate::commands::flags::JsonFlag;
 use crate::ending::Ending;
-use crate::output::{escape, value};
+use crate::output::value;
 use crate::render::Renderer;
 use crate::session::Session;
 
@@ -73,10 +74,10 @@ fn row(record: &CheckpointRecord, next: Option<&str>) -> String {
         format!("bytes={}", record.archive_bytes)
     };
     format!(
-        "{} kind={} name=\"{}\" repo={} lease={} {facts}{} created={} last_used={}",
+        "{} kind={} name={} repo={} lease={} {facts}{} created={} last_used={}",
         value(&record.id),
         value(&record.kind),
-        escape(&record.name).replace('"', "\\\""),
+        quote(&record.name),
         value(&record.repo.name),
         value(&record.lease_id),
         next.map(|next| format!(" next={next}")).unwrap_or_default(),

@@ -45,17 +45,18 @@ pub(super) async fn run(args: RestoreArgs, session: &Session) -> anyhow::Result<
     request.clear = args.clear;
     request.dry_run = args.dry_run;
     request.reclaim = args.reclaim;
-    let record = engine.checkpoint_restore(request).await?;
+    let outcome = engine.checkpoint_restore(request).await?;
     let words = if args.dry_run {
         "would restore checkpoint"
     } else {
         "checkpoint restored"
     };
     session.output.line(format!(
-        "{words} id={} kind={} lease={}",
-        value(&record.id),
-        value(&record.kind),
-        value(&args.id)
+        "{words} id={} kind={} lease={} workdir={}",
+        value(&outcome.record.id),
+        value(&outcome.record.kind),
+        outcome.lease,
+        value(&outcome.workdir),
     ))?;
     Ok(Ending::success())
 }
