@@ -99,11 +99,11 @@ impl Engine {
         request: StatusRequest,
         mut on_look: impl FnMut(&StatusView) + Send,
     ) -> Result<StatusView> {
-        let target = self.resolve(&request.id).await?;
+        let mut target = self.resolve(&request.id).await?;
         let started = self.monotonic();
         let mut pause = FIRST_LOOK_PAUSE;
+        let mut machine = self.look(&target).await?;
         loop {
-            let machine = self.look(&target).await?;
             let view = self.view(&target, &machine);
             on_look(&view);
             let Some(limit) = request.wait else { return Ok(view) };
@@ -133,6 +133,7 @@ impl Engine {
             })
             .await?;
             pause = (pause * 2).min(LOOK_PAUSE);
+            machine = self.look_anew(&mut target).await?;
         }
     }
 
@@ -232,7 +233,7 @@ impl Engine {
     }
 
     async fn switch(&self, id: &str, pause: bool) -> Result<StatusView> {
-        let target = self.resolve(id).await?;
+        let mut target = self.resolve(id).await?;
         let machine = self.look_for_use(&target).await?;
         let Some(capability) = target.backend.pause() else {
             return Err(
@@ -245,8 +246,16 @@ impl Engine {
         } else {
             self.unless_cancelled(capability.resume(&machine)).await?;
         }
-        let machine = self.look(&target).await?;
+        let machine = self.look_anew(&mut target).await?;
         Ok(self.view(&target, &machine))
+    }
+
+    /// Looks at a box once more. What is known of one without a claim is as old as the list that it was found in.
+    async fn look_anew(&self, target: &mut Target) -> Result<Machine> {
+        if target.machine.is_some() {
+            *target = self.resolve(target.lease.clone().as_str()).await?;
+        }
+        self.look(target).await
     }
 
     /// A claimed box without taking it for a checkout.

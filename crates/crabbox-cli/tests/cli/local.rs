@@ -265,6 +265,26 @@ fn copies_keep_links_and_name_what_cannot_be_copied() {
 }
 
 #[test]
+fn a_box_without_a_claim_is_shown_as_it_is_now() {
+    let env = checkout();
+    succeeded(env.run(["warmup", "--slug", "lost"]));
+    for entry in fs::read_dir(env.state().join("claims")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "json") {
+            fs::remove_file(path).unwrap();
+        }
+    }
+    let paused = succeeded(env.run(["pause", "lost"]));
+    assert!(paused.stdout.contains(" state=paused "), "{}", paused.stdout);
+    let waiting = env.command(["status", "lost", "--wait"]).spawn().unwrap();
+    succeeded(env.run(["resume", "lost"]));
+    let waited = succeeded(env.finished(waiting.wait_with_output().unwrap()));
+    assert!(waited.stdout.ends_with("\n"), "{}", waited.stdout);
+    succeeded(env.run(["stop", "lost", "--reclaim"]));
+    nothing_left(&env);
+}
+
+#[test]
 fn recorded_runs_can_be_read_again() {
     let env = checkout();
     succeeded(env.run(["run", "--label", "the first", "--", "sh", "-c", "echo one; echo two"]));
