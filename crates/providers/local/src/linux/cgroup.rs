@@ -28,6 +28,11 @@ impl Groups {
         for (controllers, parent) in own_groups() {
             let path = parent.join(name);
             if controllers.is_empty() {
+                // Moving a process into a group takes a grace period of the kernel, some 10 ms: not for a group that can
+                // limit nothing. Pausing uses signals then.
+                if !limits_something(&parent) {
+                    continue;
+                }
                 // Fails while the parent holds processes; then freezing works all the same.
                 let _ = write(&parent.join("cgroup.subtree_control"), "+pids +memory");
                 if fs::create_dir(&path).is_ok() {
@@ -42,7 +47,8 @@ impl Groups {
                 continue;
             }
             let wanted = |controller: &str| controllers.split(',').any(|one| one == controller);
-            if wanted("pids") && fs::create_dir(&path).is_ok() {
+            // A resource limit does the same without a group where the kernel counts it per user namespace.
+            if wanted("pids") && !counts_processes_per_box() && fs::create_dir(&path).is_ok() {
                 let _ = write(&path.join("pids.max"), &limits.processes.to_string());
                 groups.paths.push(path);
             } else if wanted("memory")
@@ -80,6 +86,22 @@ impl Groups {
     }
 }
 
+/// Whether groups below one in the unified hierarchy can bound processes or memory.
+fn limits_something(parent: &Path) -> bool {
+    let controllers = fs::read_to_string(parent.join("cgroup.controllers")).unwrap_or_default();
+    controllers
+        .split_whitespace()
+        .any(|one| matches!(one, "pids" | "memory"))
+}
+
+/// Whether `RLIMIT_NPROC` is counted per user namespace: since Linux 5.14.
+fn counts_processes_per_box() -> bool {
+    let release = rustix::system::uname();
+    let mut numbers = release.release().to_str().unwrap_or_default().split(['.', '-']);
+    let mut number = || numbers.next().and_then(|text| text.parse::<u32>().ok()).unwrap_or(0);
+    (number(), number()) >= (5, 14)
+}
+
 /// Removes groups whose processes have ended.
 pub(super) fn remove(paths: &[PathBuf]) {
     for path in paths {
@@ -100,7 +122,7 @@ pub(crate) fn describe() -> Option<String> {
     let mut usable = Vec::new();
     for (controllers, parent) in own_groups() {
         let writable = rustix::fs::access(&parent, rustix::fs::Access::WRITE_OK).is_ok();
-        if writable {
+        if writable && (!controllers.is_empty() || limits_something(&parent)) {
             usable.push(if controllers.is_empty() {
                 "v2".to_owned()
             } else {
