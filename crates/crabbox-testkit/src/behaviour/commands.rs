@@ -51,7 +51,7 @@ pub async fn commands_are_started_once(fixture: &dyn Fixture) {
 pub async fn signals_are_data(fixture: &dyn Fixture) {
     Bench::with(fixture, async |bench| {
         let boxed = bench.create().await;
-        for (name, number) in [("TERM", 15), ("KILL", 9), ("INT", 2), ("SEGV", 11)] {
+        for (name, number) in [("TERM", 15), ("KILL", 9), ("USR1", 10), ("SEGV", 11)] {
             let ran = bench
                 .script(&boxed, "echo out; kill -\"$1\" $$; sleep 30", [name])
                 .await;
