@@ -319,13 +319,18 @@ impl Run<'_> {
     async fn prepare_workspace(&mut self, look: Option<Arc<Look>>) -> Result<()> {
         let (Some(wish), Some(look)) = (self.plan.sync, look) else {
             self.timing.sync_skipped = true;
-            let request = ExecRequest::script(r#"mkdir -p -- "$1""#, [self.workdir.as_str()]);
-            let made = self.remote.output(request);
+            let made = async {
+                // Asking for a directory of this machine makes it, without a command on the box.
+                if self.remote.host_directory(&self.workdir).await?.is_some() {
+                    return Ok(());
+                }
+                let request = ExecRequest::script(r#"mkdir -p -- "$1""#, [self.workdir.as_str()]);
+                self.remote.output(request).await.map(drop)
+            };
             return self
                 .engine
                 .unless_cancelled(made)
                 .await
-                .map(drop)
                 .map_err(|error| error.context("make the workdir"));
         };
         self.record.event(EventInput::new("sync.started"))?;
