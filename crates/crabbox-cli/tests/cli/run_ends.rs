@@ -261,3 +261,26 @@ fn a_download_that_finds_no_room_ends_the_run() {
     let _ = succeeded(env.run(["stop", "warm"]));
     nothing_left(&env);
 }
+
+#[test]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the archive is read by a program that is not ours"
+)]
+fn a_bundle_says_whether_a_capture_was_asked_for() {
+    let env = checkout();
+    for (flags, asked) in [(&["--capture-on-fail"][..], true), (&[], false)] {
+        let arguments = [&["run"], flags, &["--", "false"]].concat();
+        let finished = env.run(arguments);
+        assert_eq!(finished.code, 1, "{}", finished.shown());
+        let captures = env.work().join(".crabbox/captures");
+        let bundle = std::fs::read_dir(&captures).unwrap().next().unwrap().unwrap().path();
+        let listed = Command::new("tar")
+            .args(["-xOzf", bundle.to_str().unwrap(), "crabbox-artifacts/crabbox-run.json"])
+            .output()
+            .unwrap();
+        let run: Value = serde_json::from_slice(&listed.stdout).unwrap();
+        assert_eq!(run["captureOnFailFlag"], asked);
+        std::fs::remove_file(bundle).unwrap();
+    }
+}

@@ -1,7 +1,6 @@
 //! The command of a run: what prepares it, and the command itself.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Instant;
 
 use crabbox_core::remote::{ExecRequest, ExecStatus, OutputSink, Stdin, Upload};
@@ -142,10 +141,5 @@ impl Run<'_> {
         marked
             .map(drop)
             .map_err(|error: Error| error.context("mark the start of the run"))
-    }
-
-    /// The writer of the run's record, shared with the sink.
-    pub(super) fn recorder(&self) -> Arc<crabbox_state::runs::RunWriter> {
-        Arc::clone(&self.record)
     }
 }

@@ -143,7 +143,7 @@ impl Run<'_> {
         let bundle = Bundle {
             run: RunDescription {
                 actions_run_url: String::new(),
-                capture_on_fail_flag: false,
+                capture_on_fail_flag: self.plan.capture_on_fail,
                 command,
                 exit_code: self.timing.exit_code,
                 lease_id: self.timing.lease_id.clone(),

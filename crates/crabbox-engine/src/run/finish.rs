@@ -260,7 +260,7 @@ impl Run<'_> {
                 self.timing.lease_stopped = Some(true);
                 let mut event = crabbox_state::runs::EventInput::new("lease.released");
                 event.lease_id = self.lease.id().to_string();
-                if let Err(error) = self.recorder().event(event) {
+                if let Err(error) = self.record.event(event) {
                     self.engine
                         .warn(format!("the record of this run is incomplete: {error}"));
                 }

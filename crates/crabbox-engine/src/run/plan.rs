@@ -54,6 +54,8 @@ pub(crate) struct RunPlan {
     pub(crate) force_large: bool,
     /// Every sync sends the whole checkout.
     pub(crate) whole: bool,
+    /// Recorded in the bundle, changes nothing.
+    pub(crate) capture_on_fail: bool,
     pub(crate) preflight: Option<Vec<String>>,
     pub(crate) results: ResultsWish,
     pub(crate) downloads: Vec<Download>,
@@ -115,6 +117,7 @@ impl Engine {
             forwarding_lines,
             sync: (!request.no_sync).then_some(wish),
             force_large: request.force_sync_large,
+            capture_on_fail: request.capture_on_fail,
             whole: !spec.capabilities.host_workspace,
             preflight,
             results: ResultsWish {

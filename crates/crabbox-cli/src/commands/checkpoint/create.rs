@@ -77,17 +77,7 @@ fn mode(text: &str) -> Result<CheckpointMode> {
 }
 
 fn line(record: &CheckpointRecord) -> String {
-    let facts = if record.has_native_resource() {
-        let native = &record.native;
-        format!(
-            "resource={} state={} region={}",
-            value(&native.image_id),
-            value(&native.state),
-            value(&native.region)
-        )
-    } else {
-        format!("bytes={}", record.archive_bytes)
-    };
+    let facts = super::facts(record);
     format!(
         "checkpoint created id={} kind={} {facts} workdir={}",
         value(&record.id),

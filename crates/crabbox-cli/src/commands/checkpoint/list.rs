@@ -62,17 +62,7 @@ async fn audits(engine: &Engine, records: Vec<CheckpointRecord>) -> Result<Vec<C
 }
 
 fn row(record: &CheckpointRecord, next: Option<&str>) -> String {
-    let facts = if record.has_native_resource() {
-        let native = &record.native;
-        format!(
-            "resource={} state={} region={}",
-            value(&native.image_id),
-            value(&native.state),
-            value(&native.region)
-        )
-    } else {
-        format!("bytes={}", record.archive_bytes)
-    };
+    let facts = super::facts(record);
     format!(
         "{} kind={} name={} repo={} lease={} {facts}{} created={} last_used={}",
         value(&record.id),

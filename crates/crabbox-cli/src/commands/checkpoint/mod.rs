@@ -10,9 +10,11 @@ mod restore;
 
 use clap::{Args, Subcommand};
 use crabbox_core::{CheckpointId, Error, Result};
+use crabbox_state::checkpoints::CheckpointRecord;
 
 use super::flags::one_of;
 use crate::ending::Ending;
+use crate::output::value;
 use crate::session::Session;
 
 /// Takes checkpoints of boxes, and makes boxes from them.
@@ -69,4 +71,18 @@ fn missing() -> Error {
 
 fn parsed(text: impl AsRef<str>) -> Result<CheckpointId> {
     text.as_ref().parse()
+}
+
+/// What holds a checkpoint: the provider's resource, or an archive of so many bytes.
+fn facts(record: &CheckpointRecord) -> String {
+    if !record.has_native_resource() {
+        return format!("bytes={}", record.archive_bytes);
+    }
+    let native = &record.native;
+    format!(
+        "resource={} state={} region={}",
+        value(&native.image_id),
+        value(&native.state),
+        value(&native.region)
+    )
 }
